@@ -76,8 +76,9 @@ def device(name: str | None = None) -> torch.device:
     wanted = name or os.environ.get("PLM_DEVICE") or next(d for d in ("cuda", "mps", "cpu") if available[d])
     if not available.get(wanted.split(":")[0], False):
         have = ", ".join(d for d, there in available.items() if there)
-        raise ValueError(f"device {wanted!r} is not available here; this machine has: {have}. "
-                         "Pass one of these, or unset PLM_DEVICE")
+        raise ValueError(
+            f"device {wanted!r} is not available here; this machine has: {have}. Pass one of these, or unset PLM_DEVICE"
+        )
     return torch.device(wanted)
 
 

@@ -1,0 +1,118 @@
+"""The reader's answers, checked on the spot.
+
+In: an exercise's label and the reader's answer, a function or a value. Out: "right", or which property fails and on
+what input. Each topic has a module here with its own :class:`Exercises`; a page imports that module's ``check``.
+"""
+
+from __future__ import annotations
+
+import html
+import types
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+CHECK_MIME = "application/vnd.plm-tutorial.check+json"
+
+
+class Wrong(Exception):
+    """Raised by a checker when the answer lacks a property; the message says which, and on what input."""
+
+
+def expect(holds: bool, message: str) -> None:
+    """Raise :class:`Wrong` with ``message`` unless ``holds``."""
+    if not holds:
+        raise Wrong(message)
+
+
+def expect_equal(got: Any, wanted: Any, call: str) -> None:
+    """Raise :class:`Wrong` unless ``got == wanted``, showing the call that gave it."""
+    expect(got == wanted, f"{call} gave {_short(got)}, expected {_short(wanted)}")
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The outcome of one check: ``unanswered``, ``wrong`` or ``right``. True only if right."""
+
+    label: str
+    outcome: str
+    message: str = ""
+
+    def __bool__(self) -> bool:
+        return self.outcome == "right"
+
+    def __str__(self) -> str:
+        return {"right": "✓ right", "wrong": f"✗ not yet: {self.message}", "unanswered": ""}[self.outcome]
+
+    def _ipython_display_(self) -> None:
+        if self.outcome == "unanswered":  # the page of a reader who has not begun shows nothing
+            return
+        from IPython.display import display
+
+        text = html.escape(str(self))
+        bundle = {
+            "text/plain": str(self),
+            "text/html": f'<div class="plm-check plm-{self.outcome}" role="status">{text}</div>',
+            CHECK_MIME: asdict(self),
+        }
+        display(bundle, raw=True)
+
+
+class Exercises:
+    """The exercises of one topic: label -> checker."""
+
+    def __init__(self) -> None:
+        self._checkers: dict[str, Callable[[Any], str | None]] = {}
+
+    def add(self, label: str) -> Callable:
+        """Decorate a checker: a function of the answer that raises :class:`Wrong`, or returns a word on a right answer."""
+
+        def register(checker: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
+            if label in self._checkers:
+                raise ValueError(f"exercise {label!r} is defined twice")
+            self._checkers[label] = checker
+            return checker
+
+        return register
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of all exercises of this topic."""
+        return list(self._checkers)
+
+    def check(self, label: str, answer: Any) -> CheckResult:
+        """Check ``answer`` against the exercise ``label``.
+
+        Raises:
+            ValueError: there is no such exercise; the message lists those there are.
+        """
+        if label not in self._checkers:
+            raise ValueError(f"no exercise {label!r} here; there are: {', '.join(self._checkers)}")
+        if is_blank(answer):
+            return CheckResult(label, "unanswered")
+        try:
+            self._checkers[label](answer)
+        except Wrong as wrong:
+            return CheckResult(label, "wrong", str(wrong))
+        except Exception as error:  # the reader's own code, or an answer of an unforeseen type
+            return CheckResult(label, "wrong", f"your answer raised {type(error).__name__}: {error}")
+        return CheckResult(label, "right")
+
+
+def is_blank(answer: Any) -> bool:
+    """Return whether ``answer`` is still the empty one: ``...``, ``None``, or a function whose body is ``...``."""
+    if answer is None or answer is Ellipsis:
+        return True
+    if not isinstance(answer, types.FunctionType):
+        return False
+    code = answer.__code__
+    no_values = all(constant is None or constant == answer.__doc__ for constant in code.co_consts)
+    return code.co_code == _blank.__code__.co_code and no_values
+
+
+def _blank(): ...
+
+
+def _short(value: Any, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
