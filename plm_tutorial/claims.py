@@ -6,6 +6,7 @@ and, inside the cell's output, a machine-readable entry from which the book's pa
 
 from __future__ import annotations
 
+import hashlib
 import html
 import math
 import operator
@@ -35,13 +36,19 @@ class Claim:
     scale: str
     seed: int
 
+    @property
+    def anchor(self) -> str:
+        """The HTML id of this claim's line, by which the page of all claims links to it."""
+        return "claim-" + hashlib.sha256(self.statement.encode()).hexdigest()[:10]
+
     def __str__(self) -> str:
         return f"{self.statement}: {_number(self.value)} {_SIGNS.get(self.op, self.op)} {_number(self.bound)}"
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         mark, word = ("✓", "held") if self.held else ("✗", "not held")
         line = (
-            f'<div class="plm-claim"><span role="img" aria-label="{word}">{mark}</span> {html.escape(str(self))}</div>'
+            f'<div class="plm-claim" id="{self.anchor}"><span role="img" aria-label="{word}">{mark}</span> '
+            f"{html.escape(str(self))}</div>"
         )
         return {"text/plain": f"{mark} {self}", "text/html": line, CLAIM_MIME: asdict(self)}
 

@@ -1,0 +1,185 @@
+"""What the book adds to Sphinx: pages made from the runs of other pages, and each page's cost under its title.
+
+In: the executed notebooks as myst-nb keeps them, whose outputs hold claims and page records (`plm_tutorial.claims`,
+`plm_tutorial.runtime`), and the committed record of other seeds. Out: the directives ``{claims}`` and
+``{run-status}``, a line "This page ran in …" under the title of each executed page.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from plm_tutorial.claims import CLAIM_MIME, Claim
+from plm_tutorial.runtime import PAGE_MIME
+
+SEEDS_RECORD = Path("reference") / "seeds.json"
+
+
+@dataclass
+class Run:
+    """What one executed page tells of itself."""
+
+    docname: str
+    claims: list[Claim]
+    seconds: float | None  # first cell begun to last cell ended; None where timings were not recorded
+    record: dict | None  # PageRecord as a dict; None in a plain `jupyter-book build`
+
+
+def read_run(path: Path, docname: str) -> Run:
+    """Return what the executed notebook at ``path`` says of its run."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    outputs = [output["data"] for cell in cells for output in cell.outputs if "data" in output]
+    claims = [Claim(**data[CLAIM_MIME]) for data in outputs if CLAIM_MIME in data]
+    records = [data[PAGE_MIME] for data in outputs if PAGE_MIME in data]
+    return Run(docname, claims, _seconds(cells), records[-1] if records else None)
+
+
+def _seconds(cells: list) -> float | None:
+    stamps = [stamp for cell in cells for stamp in cell.metadata.get("execution", {}).values()]
+    times = [datetime.datetime.fromisoformat(stamp.replace("Z", "+00:00")) for stamp in stamps]
+    return (max(times) - min(times)).total_seconds() if times else None
+
+
+def runs(app: Sphinx) -> list[Run]:
+    """Return the runs of all executed pages, in the book's order."""
+    folder = Path(app.outdir).parent / "jupyter_execute"
+    found = []
+    for docname in _reading_order(app):
+        path = folder / f"{docname}.ipynb"
+        if app.env.doc2path(docname).endswith(".ipynb") and path.exists():
+            found.append(read_run(path, docname))
+    return found
+
+
+def _reading_order(app: Sphinx) -> list[str]:
+    order, queue = [], [app.config.root_doc]
+    while queue:
+        docname = queue.pop(0)
+        if docname not in order:
+            order.append(docname)
+            queue = app.env.toctree_includes.get(docname, []) + queue
+    return order
+
+
+class Placeholder(nodes.General, nodes.Element):
+    """Stands for a table until all pages have been read."""
+
+
+class TableDirective(SphinxDirective):
+    """``{claims}`` or ``{run-status}``: a table made from all runs."""
+
+    def run(self) -> list[nodes.Node]:
+        return [Placeholder(kind=self.name)]
+
+
+def fill_placeholders(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    for placeholder in list(doctree.findall(Placeholder)):
+        make = {"claims": claims_table, "run-status": status_table}[placeholder["kind"]]
+        placeholder.replace_self(make(app, docname))
+    if run := next((run for run in _cached_runs(app) if run.docname == docname), None):
+        _insert_cost(doctree, run)
+
+
+def _cached_runs(app: Sphinx) -> list[Run]:
+    if not hasattr(app, "_book_runs"):
+        app._book_runs = runs(app)
+    return app._book_runs
+
+
+def _insert_cost(doctree: nodes.document, run: Run) -> None:
+    title = next(iter(doctree.findall(nodes.title)), None)
+    if run.seconds is None or run.record is None or title is None:
+        return
+    text = (
+        f"This page ran in {run.seconds:.0f} s on two CPU cores it shared, and used {_gigabytes(run.record)} of memory."
+    )
+    section = title.parent
+    section.insert(section.index(title) + 1, nodes.paragraph("", text, classes=["plm-cost"]))
+
+
+def _gigabytes(record: dict) -> str:
+    return f"{record['peak_memory'] / 1e9:.1f} GB"
+
+
+def status_table(app: Sphinx, here: str) -> nodes.Node:
+    """Return one row a page: seconds, memory, scale, seed."""
+    rows = []
+    for run in _cached_runs(app):
+        seconds = "not recorded" if run.seconds is None else f"{run.seconds:.0f} s"
+        record = run.record or {}
+        memory = _gigabytes(record) if record else "not recorded"
+        rows.append(
+            [_link(app, here, run.docname), seconds, memory, record.get("scale", ""), str(record.get("seed", ""))]
+        )
+    return _table(["Page", "Time", "Memory", "Scale", "Seed"], rows)
+
+
+def claims_table(app: Sphinx, here: str) -> nodes.Node:
+    """Return one row a claim: statement, place, value and bound, seeds under which it held."""
+    path = Path(app.srcdir) / SEEDS_RECORD
+    seeds = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows = []
+    for run in _cached_runs(app):
+        record = seeds.get(run.docname, {}).get("claims", {})
+        for entry in run.claims:
+            comparison = str(entry).removeprefix(entry.statement + ": ")
+            place = _link(app, here, run.docname, f"#{entry.anchor}")
+            rows.append([entry.statement, place, comparison, seeds_held(record.get(entry.statement))])
+    return _table(["Claim", "Where", "Value and bound", "Held under seeds"], rows)
+
+
+def seeds_held(record: dict | None) -> str:
+    """Return the seeds of a committed record for which the claim held, as text."""
+    if not record:
+        return "not yet run"
+    held = [seed for seed, entry in record.items() if entry["held"]]
+    return ", ".join(held) if len(held) == len(record) else f"{', '.join(held)} (of {len(record)})"
+
+
+def _link(app: Sphinx, here: str, docname: str, fragment: str = "") -> nodes.Node:
+    uri = app.builder.get_relative_uri(here, docname) + fragment
+    title = app.env.titles[docname].astext()
+    return nodes.reference("", title, refuri=uri, internal=True)
+
+
+def _table(header: list[str], rows: list[list]) -> nodes.Node:
+    if not rows:
+        return nodes.paragraph("", "No page has been executed in this build.")
+    group = nodes.tgroup(cols=len(header))
+    group.extend(nodes.colspec(colwidth=1) for _ in header)
+    head, body = nodes.thead(), nodes.tbody()
+    head.append(_row(header))
+    body.extend(_row(row) for row in rows)
+    group.extend([head, body])
+    table = nodes.table("", group, classes=["plm-table"])
+    return nodes.container("", table, classes=["plm-scroll"])
+
+
+def _row(cells: list) -> nodes.row:
+    row = nodes.row()
+    for cell in cells:
+        content = cell if isinstance(cell, nodes.Node) else nodes.Text(cell)
+        row.append(nodes.entry("", nodes.paragraph("", "", content)))
+    return row
+
+
+def always_outdated(app, env, added, changed, removed) -> list[str]:
+    """Rebuild the pages that are made from others whenever anything is rebuilt."""
+    return [docname for docname in ("reference/claims", "reference/run_status") if docname in env.found_docs]
+
+
+def setup(app: Sphinx) -> dict:
+    app.add_node(Placeholder)
+    app.add_directive("claims", TableDirective)
+    app.add_directive("run-status", TableDirective)
+    app.connect("doctree-resolved", fill_placeholders)
+    app.connect("env-get-outdated", always_outdated)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
