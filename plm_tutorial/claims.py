@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 from plm_tutorial import runtime
 
-CLAIM_MIME = "application/vnd.plm-tutorial.claim+json"
+CLAIM_KEY = "plm_claim"  # under which an entry stands in the metadata of a cell's output
 
 _OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq}
 _SIGNS = {"<=": "≤", ">=": "≥", "==": "="}
@@ -44,13 +44,13 @@ class Claim:
     def __str__(self) -> str:
         return f"{self.statement}: {_number(self.value)} {_SIGNS.get(self.op, self.op)} {_number(self.bound)}"
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
         mark, word = ("✓", "held") if self.held else ("✗", "not held")
         line = (
             f'<div class="plm-claim" id="{self.anchor}"><span role="img" aria-label="{word}">{mark}</span> '
             f"{html.escape(str(self))}</div>"
         )
-        return {"text/plain": f"{mark} {self}", "text/html": line, CLAIM_MIME: asdict(self)}
+        return {"text/plain": f"{mark} {self}", "text/html": line}, {CLAIM_KEY: asdict(self)}
 
 
 def claim(statement: str, value: float, op: str, bound: float) -> None:
@@ -112,7 +112,7 @@ def _display(entry: Claim) -> None:
     except ImportError:
         get_ipython = lambda: None  # noqa: E731
     if get_ipython() is None:
-        print(entry._repr_mimebundle_()["text/plain"])
+        print(entry._repr_mimebundle_()[0]["text/plain"])
     else:
         from IPython.display import display
 

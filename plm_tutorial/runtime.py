@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SCALES = ("smoke", "cpu", "gpu")
-PAGE_MIME = "application/vnd.plm-tutorial.page+json"
+PAGE_KEY = "plm_page"  # under which the record stands in the metadata of a cell's output
 
 
 def scale() -> str:
@@ -113,8 +113,8 @@ class PageRecord:
     seed: int
     python: str = field(default_factory=lambda: ".".join(map(str, sys.version_info[:3])))
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        return {"text/plain": "page record", PAGE_MIME: asdict(self)}
+    def _repr_mimebundle_(self, include=None, exclude=None) -> tuple[dict, dict]:
+        return {"text/plain": "page record"}, {PAGE_KEY: asdict(self)}
 
 
 def page_record() -> PageRecord:

@@ -1,8 +1,8 @@
-r"""From text to token ids and back: byte-level BPE, WordPiece and Unigram, written to be read.
+"""From text to token ids and back: byte-level BPE, written to be read; WordPiece and Unigram stand beside it.
 
 In: strings. Out: lists of ids, and tokenizers that make them. :func:`train_fast_bpe` trains with the ``tokenizers``
 library, for real work; :func:`train_bpe` does the same in plain Python and yields the same merges and ids. Published
-tokenizers come from :mod:`plm_tutorial.pretrained`.
+tokenizers come from :func:`plm_tutorial.pretrained.load_tokenizer`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import json
 import math
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -19,6 +18,30 @@ from pathlib import Path
 import regex
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from plm_tutorial.unigram import unigram_em_step, viterbi
+from plm_tutorial.wordpiece import WordPieceTokenizer, bert_normalize, bert_words, wordpiece_scores
+
+__all__ = [
+    "GPT2_PATTERN",
+    "BPETokenizer",
+    "WordPieceTokenizer",
+    "apply_merges",
+    "bert_normalize",
+    "bert_words",
+    "bytes_to_unicode",
+    "count_pairs",
+    "count_words",
+    "merge_pair",
+    "pretokenize",
+    "printable",
+    "train_bpe",
+    "train_bpe_naive",
+    "train_fast_bpe",
+    "unigram_em_step",
+    "viterbi",
+    "wordpiece_scores",
+]
 
 Word = tuple[bytes, ...]  # a piece of text, cut into the symbols it currently consists of
 Pair = tuple[bytes, bytes]
@@ -116,7 +139,7 @@ def train_bpe_naive(texts: Iterable[str], vocab_size: int, special_tokens: Seque
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> BPETokenizer:
-    """Train byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2), looking only at the words that a merge changes.
+    """Train byte-level BPE (Sennrich et al. 2016, on bytes as in GPT-2); each merge visits only the words it changes.
 
     Pairs wait in a heap, most frequent first. A merge can only lower the counts of old pairs, so an old entry is
     corrected when it comes up, not before. Merges and ids equal those of the ``tokenizers`` library: special tokens
@@ -169,9 +192,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[st
     return BPETokenizer(merges, special_tokens)
 
 
-def train_fast_bpe(
-    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()
-) -> tokenizers.Tokenizer:
+def train_fast_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> tokenizers.Tokenizer:
     """Train byte-level BPE with the ``tokenizers`` library: same merges and ids as :func:`train_bpe`, on all cores.
 
     The result finds special tokens in the text it encodes, which :meth:`BPETokenizer.encode` does only on request;
@@ -234,8 +255,8 @@ def _check_text(text: str, name: str = "text") -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{name} holds half of a surrogate pair, U+{ord(text[error.start]):04X}, at position {error.start}; it is no "
-            "character and has no UTF-8 bytes. Repair or replace it first: text.encode('utf-8', 'replace').decode()"
+            f"{name} holds half of a surrogate pair, U+{ord(text[error.start]):04X}, at position {error.start}, which "
+            "has no UTF-8 bytes; replace it first, for instance by text.encode('utf-8', 'replace').decode()"
         ) from error
 
 
@@ -277,7 +298,9 @@ class BPETokenizer:
         self.vocab = _start_vocab(special_tokens)
         for left, right in self.merges:
             if left not in self.vocab or right not in self.vocab:
-                raise ValueError(f"merge {left!r} + {right!r}: each part must be a byte or the result of an earlier merge")
+                raise ValueError(
+                    f"merge {left!r} + {right!r}: each part must be a byte or the result of an earlier merge"
+                )
             self.vocab.setdefault(left + right, len(self.vocab))
         self._ranks = {pair: rank for rank, pair in enumerate(self.merges)}
         self._token_of = {i: token for token, i in self.vocab.items()}

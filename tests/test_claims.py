@@ -55,7 +55,7 @@ def test_smoke_records_a_false_claim_without_stopping(entries, monkeypatch):
     monkeypatch.setenv("PLM_SCALE", "smoke")
     claim("too short a run", 3, "<", 2)
     assert not entries[0].held
-    assert "✗ too short a run: 3 < 2" in entries[0]._repr_mimebundle_()["text/plain"]
+    assert "✗ too short a run: 3 < 2" in entries[0]._repr_mimebundle_()[0]["text/plain"]
 
 
 def test_unknown_operator(entries):
@@ -65,9 +65,9 @@ def test_unknown_operator(entries):
 
 def test_entry_is_escaped_and_complete(entries):
     claim("a < b & c", 1234.5, ">", 0.000123456)
-    bundle = entries[0]._repr_mimebundle_()
+    bundle, metadata = entries[0]._repr_mimebundle_()
     assert "a &lt; b &amp; c: 1,234 &gt; 0.0001235" in bundle["text/html"]
-    assert bundle[claims.CLAIM_MIME]["value"] == 1234.5
+    assert metadata[claims.CLAIM_KEY]["value"] == 1234.5
     assert f'id="{entries[0].anchor}"' in bundle["text/html"]
 
 

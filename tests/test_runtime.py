@@ -76,7 +76,7 @@ def test_page_record_lists_what_was_loaded_and_read(monkeypatch):
     assert record.modules["plm_tutorial.runtime"] == runtime.file_sha256(Path(runtime.__file__))
     assert record.reads == {"asset/file": "0" * 64}
     assert record.peak_memory > 10_000_000
-    assert record._repr_mimebundle_()[runtime.PAGE_MIME]["seed"] == runtime.seed()
+    assert record._repr_mimebundle_()[1][runtime.PAGE_KEY]["seed"] == runtime.seed()
 
 
 def test_importing_the_package_is_light():

@@ -1,7 +1,7 @@
 """Execute the pages whose run is out of date, and build the HTML: what `make book` and `make test` call.
 
-In: the repository. Out: `out/executed/<scale>-<seed>/` (each page with its outputs and the record of what its run used),
-`out/stage/` (the book's sources with those pages) and `out/en/html/`.
+In: the repository. Out: `out/executed/<scale>-<seed>/` (each page with its outputs and the record of what its run
+used), `out/stage/` (the book's sources with those pages) and `out/en/html/`.
 
 A page's run is reused as long as nothing that it depended on has changed: its code cells, the modules of
 `plm_tutorial` that its kernel had loaded, the assets and artifacts it read, the lock file, Python, scale and seed.
@@ -139,7 +139,11 @@ def _page_of(nodeid: str) -> str:
 
 
 def execute(pages: list[str]) -> int:
-    """Run ``pages`` through nbmake, two at a time with one thread each; keep those that pass. Return pytest's exit code."""
+    """Run ``pages`` through nbmake, two at a time with one thread each; keep those that pass.
+
+    Returns:
+        pytest's exit code.
+    """
     import pytest
 
     folder = OUT / "run"

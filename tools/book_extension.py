@@ -1,6 +1,6 @@
 """What the book adds to Sphinx: pages made from the runs of other pages, and each page's cost under its title.
 
-In: the executed notebooks as myst-nb keeps them, whose outputs hold claims and page records (`plm_tutorial.claims`,
+In: the executed notebooks as myst-nb keeps them, whose outputs carry claims and page records (`plm_tutorial.claims`,
 `plm_tutorial.runtime`), and the committed record of other seeds. Out: the directives ``{claims}`` and
 ``{run-status}``, a line "This page ran in …" under the title of each executed page.
 """
@@ -17,8 +17,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from plm_tutorial.claims import CLAIM_MIME, Claim
-from plm_tutorial.runtime import PAGE_MIME
+from plm_tutorial.claims import CLAIM_KEY, Claim
+from plm_tutorial.runtime import PAGE_KEY
 
 SEEDS_RECORD = Path("reference") / "seeds.json"
 
@@ -36,9 +36,9 @@ class Run:
 def read_run(path: Path, docname: str) -> Run:
     """Return what the executed notebook at ``path`` says of its run."""
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    outputs = [output["data"] for cell in cells for output in cell.outputs if "data" in output]
-    claims = [Claim(**data[CLAIM_MIME]) for data in outputs if CLAIM_MIME in data]
-    records = [data[PAGE_MIME] for data in outputs if PAGE_MIME in data]
+    notes = [output.get("metadata", {}) for cell in cells for output in cell.outputs]
+    claims = [Claim(**note[CLAIM_KEY]) for note in notes if CLAIM_KEY in note]
+    records = [note[PAGE_KEY] for note in notes if PAGE_KEY in note]
     return Run(docname, claims, _seconds(cells), records[-1] if records else None)
 
 
@@ -98,9 +98,7 @@ def _insert_cost(doctree: nodes.document, run: Run) -> None:
     title = next(iter(doctree.findall(nodes.title)), None)
     if run.seconds is None or run.record is None or title is None:
         return
-    text = (
-        f"This page ran in {run.seconds:.0f} s on two CPU cores it shared, and used {_gigabytes(run.record)} of memory."
-    )
+    text = f"This page ran in {run.seconds:.0f} s on one CPU core and used {_gigabytes(run.record)} of memory."
     section = title.parent
     section.insert(section.index(title) + 1, nodes.paragraph("", text, classes=["plm-cost"]))
 

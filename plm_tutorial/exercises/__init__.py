@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-CHECK_MIME = "application/vnd.plm-tutorial.check+json"
+CHECK_KEY = "plm_check"  # under which a result stands in the metadata of a cell's output
 
 
 class Wrong(Exception):
@@ -54,9 +54,8 @@ class CheckResult:
         bundle = {
             "text/plain": str(self),
             "text/html": f'<div class="plm-check plm-{self.outcome}" role="status">{text}</div>',
-            CHECK_MIME: asdict(self),
         }
-        display(bundle, raw=True)
+        display(bundle, raw=True, metadata={CHECK_KEY: asdict(self)})
 
 
 class Exercises:

