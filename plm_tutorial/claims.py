@@ -77,9 +77,10 @@ def claim(statement: str, value: float, op: str, bound: float) -> None:
 
 
 def glue(name: str, value: float | int | str) -> None:
-    """Make a measured value quotable in the page's prose as ``{glue:text}`NN_page.ipynb::name:.2f` ``.
+    """Make a measured value quotable in the page's prose, by the role ``glue:text``.
 
-    The value is also printed, since the role shows only in the built book.
+    The role's content is ``NN_page.ipynb::name:.2f``, the format included. The value is also printed, since the role
+    shows only in the built book.
     """
     if not isinstance(value, (int, float, str)):
         raise ValueError(f"glue({name!r}) got a {type(value).__name__}; pass a Python number or text")

