@@ -35,7 +35,8 @@ try:
     for name in names:
         hf_hub_download(repo, name, revision=revision, local_dir=folder)
 except Exception as error:
-    sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    reason = str(error.__cause__ or error).strip().splitlines()[0]
+    sys.exit(f"{type(error).__name__}: {reason}")
 """
 
 
@@ -283,9 +284,9 @@ def _reason(output: str) -> str:
     """Return the line of a failed download's output that says why."""
     lines = [line.strip() for line in output.splitlines() if line.strip()] or ["no output"]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    # pip ends with two lines of which the first says more.
+    # Of pip's two last lines the first says more; after a traceback the last line of all does.
     errors = [line for line in errors if not line.startswith("No matching distribution")]
-    reason = errors[-1] if errors else lines[-1]
+    reason = errors[-1] if errors and errors[-1] != "Exception:" else lines[-1]
     broken = re.findall(r"connection broken by (.*): /", output)
     if broken:
         reason += " — " + re.sub(r"<[^<>]* object at [^<>]*>:? ?", "", broken[-1]).strip("'")

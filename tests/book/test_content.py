@@ -1,5 +1,6 @@
 """What the built pages hold: runs, claims, solutions, links, figures — read from files, without a browser."""
 
+import json
 import re
 from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag
@@ -83,7 +84,8 @@ def test_the_page_of_claims_lists_every_claim(html):
     page = (html / "reference" / "claims.html").read_text(encoding="utf-8")
     for name in NOTEBOOKS:
         for entry in read_run(book.STAGE / name, name).claims:
-            assert f"{name.removesuffix('.ipynb')}.html#{entry.anchor}" in page, entry
+            target = f"{name.removesuffix('.ipynb')}.html#{entry.anchor}"
+            assert f'href="{target.removeprefix("reference/")}"' in page or f'href="../{target}"' in page, entry
 
 
 def test_the_run_status_lists_every_page(html):
@@ -94,8 +96,6 @@ def test_the_run_status_lists_every_page(html):
 
 def test_claims_held_under_several_seeds_for_the_code_as_it_is():
     """The committed record of other seeds belongs to the chapters' present code, and every claim held in it."""
-    import json
-
     record = json.loads(book.SEEDS_RECORD.read_text(encoding="utf-8"))
     for page in CHAPTERS:
         entry = record[page.removesuffix(".ipynb")]
