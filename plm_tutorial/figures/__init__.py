@@ -57,3 +57,18 @@ def bars(ax: Axes, values: Mapping[str, float], *, xlabel: str) -> Axes:
     ax.grid(axis="y", visible=False)
     ax.set(xlabel=xlabel)
     return ax
+
+
+def grouped_bars(ax: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float]], *, xlabel: str) -> Axes:
+    """Draw for each group one horizontal bar for each named series, values written at their ends, and a legend."""
+    height = 0.8 / len(series)
+    for number, (name, values) in enumerate(series.items()):
+        middle = [row + (number - (len(series) - 1) / 2) * height for row in range(len(groups))]
+        drawn = ax.barh(middle, values, height=0.9 * height, label=name, color=COLOURS[number % len(COLOURS)])
+        ax.bar_label(drawn, fmt="%.1f", padding=3, fontsize=8)
+    ax.set_yticks(range(len(groups)), groups)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel=xlabel)
+    ax.legend()
+    return ax

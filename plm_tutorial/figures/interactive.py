@@ -69,36 +69,131 @@ def tokenizer_explorer(
         )
     text = _one_line_end(text)
     examples = {name: _one_line_end(example) for name, example in (examples or {}).items()}
-    words = _words(tokenizer, text)
     for example in examples.values():
         tokenizer.tokens(example)  # complains now, not in the reader's browser
+    words = _words(tokenizer, text)
+    tokens = [token for word in words for token in word]
     markup = _TEMPLATE.format(
         label=html.escape(label),
         style=_file("tokenizer_explorer.css"),
         buttons="".join(f'<button type="button">{html.escape(name)}</button>' for name in examples),
-        all=len(tokenizer.merges),
-        all_text=f"{len(tokenizer.merges):,}",
-        counts=_counts(text, words),
+        merges=len(tokenizer.merges),
+        counts=_counts(text, len(tokens)),
         chips=_chips(words, tokenizer.vocab),
-        config=_for_script(_config(tokenizer, text, examples)),
+        more=_more(len(tokens)),
+        config=_config(tokenizer, text, examples),
         script=_file("bpe.js") + _file("tokenizer_explorer.js"),
     )
-    return Explorer(markup, _plain(label, text, words, tokenizer.vocab))
+    listed = " ".join(f"{token!r}={tokenizer.vocab[token]}" for token in tokens[:MAX_DRAWN])
+    return Explorer(markup, f"{label}\n{len(tokens):,} tokens, each with its id: {listed}")
 
 
-_TEMPLATE = """<div class="plm-bpe" role="group" aria-label="{label}">
-<style>{style}</style>
+_TEMPLATE = """<div class="plm-bpe" role="group" aria-label="{label}" data-lm-suppress-shortcuts="true">
+<style>
+{style}</style>
 <div class="plm-bpe-controls" hidden>
+<label>Your text
+<textarea data-part="text" rows="4" maxlength="20000" spellcheck="false" autocomplete="off"></textarea></label>
 <div class="plm-bpe-examples" data-part="examples" role="group" aria-label="Example texts">{buttons}</div>
-<label>Your text <textarea data-part="text" rows="3" maxlength="20000" spellcheck="false" autocomplete="off"></textarea></label>
-<div class="plm-bpe-merges"><label for-slider>Merges used</label></div>
+<div class="plm-bpe-merges"><b aria-hidden="true">Merges used</b>
+<input data-part="slider" type="range" min="0" step="1" aria-label="Merges used">
+<span><input data-part="merges" type="number" min="0" max="{merges}" step="1" aria-label="Merges used, as a number">
+of {merges:,}</span></div>
 </div>
+<div class="plm-bpe-counts">{counts}</div>
+<p class="plm-bpe-unseen" data-part="status" role="status" aria-live="polite"></p>
+<div class="plm-bpe-tokens" data-part="tokens">{chips}</div>
+<p class="plm-bpe-note" data-part="more">{more}</p>
+<p class="plm-bpe-note" data-part="static">Where scripts run, you can type your own text here.</p>
+<p class="plm-bpe-detail" data-part="detail" hidden></p>
+<details class="plm-bpe-word" open hidden><summary>Step by step: the selected word</summary>
+<ol class="plm-bpe-story" data-part="story"></ol></details>
+<script type="application/json">{config}</script>
+<script>
+{script}</script>
 </div>
 """
 
 
 def _file(name: str) -> str:
     """Return a script or style of this package, and note for the page's record that it was used."""
-    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-    runtime.record_read(f"plm_tutorial/figures/{name}", hashlib.sha256(text.encode()).hexdigest())
-    return text
+    content = resources.files(__package__).joinpath(name).read_bytes()
+    runtime.record_read(f"plm_tutorial/figures/{name}", hashlib.sha256(content).hexdigest())
+    return content.decode()
+
+
+def _config(tokenizer: BPETokenizer, text: str, examples: Mapping[str, str]) -> str:
+    """Return what the script needs as JSON that may stand in a script element."""
+    config = {
+        "pattern": javascript_pattern(GPT2_PATTERN),
+        "special": len(tokenizer.special_tokens),  # they have the first ids
+        "bytes": sorted(range(256), key=lambda byte: tokenizer.vocab[bytes([byte])]),
+        "merges": [tokenizer.vocab[part] for pair in tokenizer.merges for part in pair],
+        "drawn": MAX_DRAWN,
+        "text": text,
+        "examples": dict(examples),
+    }
+    # JSON that holds "</script>" would end the element; "<" occurs in strings only, where an escape means the same.
+    return json.dumps(config, separators=(",", ":")).replace("<", r"\u003c")
+
+
+def javascript_pattern(pattern: str) -> str:
+    """Return a pattern of the ``regex`` module as one for JavaScript's ``u`` mode in which ``\\s`` means the same."""
+    pattern = pattern.replace(r"[^\s", f"[^{_SPACE}")
+    return pattern.replace(r"\S", f"[^{_SPACE}]").replace(r"\s", f"[{_SPACE}]")
+
+
+def _words(tokenizer: BPETokenizer, text: str) -> list[tuple[bytes, ...]]:
+    """Return the tokens of a text, word by word."""
+    tokenizer.tokens(text)  # raises ValueError for half a surrogate pair
+    ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}
+    return [apply_merges(piece.encode(), ranks) for piece in pretokenize(text)]
+
+
+def _counts(text: str, tokens: int) -> str:
+    """Return the line of counts."""
+    size = len(text.encode())
+    ratio = f"{size / tokens:.2f}" if tokens else "–"
+    counts = {
+        "characters": f"{len(text):,}",
+        "UTF-8 bytes": f"{size:,}",
+        "tokens": f"{tokens:,}",
+        "bytes per token": ratio,
+    }
+    return "\n".join(f'<span><b data-count="{name}">{value}</b> {name}</span>' for name, value in counts.items())
+
+
+def _chips(words: list[tuple[bytes, ...]], vocab: Mapping[bytes, int]) -> str:
+    """Return the tokens as coloured boxes; the script draws the same ones."""
+    chips = []
+    for number, word in enumerate(words):
+        for i, token in enumerate(word):
+            ends = (" plm-bpe-first" if i == 0 else "") + (" plm-bpe-last" if i == len(word) - 1 else "")
+            look = f"plm-bpe-chip plm-bpe-c{(3 * number + i) % 5}{ends}"  # neighbours differ in colour
+            line_end = "<br>" if token.endswith(b"\n") else ""
+            chips.append(f'<span class="{look}" title="id {vocab[token]}">{_visible(token)}</span>{line_end}')
+    return "".join(chips[:MAX_DRAWN])
+
+
+def _more(tokens: int) -> str:
+    return f"{tokens - MAX_DRAWN:,} more tokens are counted but not drawn." if tokens > MAX_DRAWN else ""
+
+
+def _visible(token: bytes) -> str:
+    """Return a token as HTML: marks for what would not be seen, hexadecimal bytes for a part of a character."""
+    try:
+        text = token.decode()
+    except UnicodeDecodeError:
+        return f"<i>{token.hex(' ').upper()}</i>"
+    text = regex.sub(r"^(?=\p{M})", "◌", text)  # an accent needs something to sit on
+    parts = regex.findall(r"[\p{C}\p{Z}]|[^\p{C}\p{Z}]+", text)
+    unseen = regex.compile(r"[\p{C}\p{Z}]")
+    return "".join(f"<i>{_mark(part)}</i>" if unseen.match(part) else html.escape(part) for part in parts)
+
+
+def _mark(character: str) -> str:
+    return _MARKS.get(character, f"U+{ord(character):04X}")
+
+
+def _one_line_end(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")

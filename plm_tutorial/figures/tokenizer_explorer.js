@@ -29,7 +29,7 @@
 
   function element(name, className, ...children) {
     const node = document.createElement(name);
-    node.className = className;
+    if (className) node.className = className;
     node.append(...children);
     return node;
   }
@@ -47,7 +47,8 @@
   // The slider's stops: every count of merges at first, then steps of about 4 %, since early merges change most.
   function stopsUpTo(all) {
     const stops = [0];
-    while (stops.at(-1) < all) stops.push(Math.min(all, Math.ceil(stops.at(-1) * 1.04) + 1));
+    for (let stop = 1; stop < all; stop = Math.max(stop + 1, Math.round(stop * 1.04))) stops.push(stop);
+    if (all > 0) stops.push(all);
     return stops;
   }
 
@@ -55,11 +56,14 @@
     constructor(root) {
       this.config = JSON.parse(root.querySelector("script[type='application/json']").textContent);
       this.tokenizer = new Tokenizer(this.config);
-      this.parts = {};
-      for (const node of root.querySelectorAll("[data-part]")) this.parts[node.dataset.part] = node;
+      const named = (key) => Array.from(root.querySelectorAll(`[data-${key}]`), (node) => [node.dataset[key], node]);
+      this.parts = Object.fromEntries(named("part"));
+      this.counts = Object.fromEntries(named("count"));
       this.stops = stopsUpTo(this.tokenizer.merges.length);
       this.parts.slider.max = this.stops.length - 1;
       this.parts.tokens.setAttribute("role", "listbox");
+      this.parts.tokens.setAttribute("aria-label", "Tokens");
+      this.parts.tokens.setAttribute("aria-orientation", "horizontal");
       this.parts.static.remove();
       for (const node of root.querySelectorAll("[hidden]")) node.hidden = false;
       this.listen();
@@ -79,7 +83,7 @@
       });
       const indexAt = (event) => this.options.indexOf(event.target.closest("[role=option]"));
       tokens.addEventListener("click", (event) => this.select(indexAt(event), true));
-      tokens.addEventListener("pointerover", (event) => this.describe(this.items[indexAt(event)]));
+      tokens.addEventListener("pointerover", (event) => indexAt(event) >= 0 && this.describe(this.items[indexAt(event)]));
       tokens.addEventListener("pointerleave", () => this.describe(this.items[this.selected]));
       tokens.addEventListener("keydown", (event) => this.move(event));
     }
@@ -122,10 +126,10 @@
 
     count(characters, bytes) {
       const tokens = this.items.length;
-      for (const [name, value] of Object.entries({ characters, bytes, tokens })) {
-        this.parts[name].textContent = number(value);
-      }
-      this.parts.ratio.textContent = tokens ? (bytes / tokens).toFixed(2) : "–";
+      this.counts["characters"].textContent = number(characters);
+      this.counts["UTF-8 bytes"].textContent = number(bytes);
+      this.counts["tokens"].textContent = number(tokens);
+      this.counts["bytes per token"].textContent = tokens ? (bytes / tokens).toFixed(2) : "–";
       const news = `${number(tokens)} tokens for ${number(bytes)} bytes, with ${number(this.limit)} merges`;
       clearTimeout(this.timer); // read aloud once the reader pauses, not at each key
       this.timer = setTimeout(() => (this.parts.status.textContent = news), 700);
@@ -156,6 +160,7 @@
       const targets = { ArrowRight: next, ArrowDown: next, ArrowLeft: previous, ArrowUp: previous, Home: 0, End: last };
       if (!(event.key in targets) || event.ctrlKey || event.altKey || event.metaKey) return;
       event.preventDefault();
+      event.stopPropagation(); // pages may turn at arrow keys
       this.select(targets[event.key], true);
     }
 

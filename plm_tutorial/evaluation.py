@@ -1,0 +1,294 @@
+"""How good a model is, and how sure we are: bits per byte, perplexity, bootstrap intervals, scoring of whole texts.
+
+In: log-probabilities, scores of single reviews, models that return logits. Out: numbers, and intervals around them.
+Costs are in nats (natural logarithm) until the last step, positive, the lower the better.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    import torch
+
+# ---- Cost of a text --------------------------------------------------------------------------------------------------
+
+
+def bits_per_byte(total_nats: float, n_bytes: int) -> float:
+    """Return the cost of a text in bits for each byte of its UTF-8 form: total_nats / (ln 2 * n_bytes).
+
+    Tokens differ from model to model and bytes do not, so this compares models with different tokenizers. It is what a
+    file compressed with the model would take, against the 8 bits a byte that it takes now.
+
+    Args:
+        total_nats: -sum of log p over all tokens of the text.
+        n_bytes: ``len(text.encode())``, summed over the texts.
+
+    Raises:
+        ValueError: no byte, or a negative cost (a sum of log-probabilities whose sign was not turned).
+    """
+    if n_bytes < 1:
+        raise ValueError(f"n_bytes is {n_bytes}; a text of at least one byte is needed")
+    if not total_nats >= 0:
+        raise ValueError(f"total_nats is {total_nats}; pass -sum(log p), which is never negative")
+    return total_nats / (math.log(2) * n_bytes)
+
+
+def perplexity(mean_nats: float) -> float:
+    """Return exp(mean cost of a token): the size of a uniform choice that is as hard. Depends on the tokenizer.
+
+    Raises:
+        ValueError: the cost is negative.
+    """
+    if not mean_nats >= 0:
+        raise ValueError(f"mean_nats is {mean_nats}; pass -mean(log p), which is never negative")
+    return float(np.exp(mean_nats))
+
+
+def corpus_bits_per_byte(rows: np.ndarray) -> float:
+    """Return the bits per byte of all texts together, from rows of (nats, bytes), (N, 2): a statistic to bootstrap.
+
+    Not the mean of the texts' own ratios: in that mean a review of one line counts as much as one of two pages.
+    """
+    nats, n_bytes = np.asarray(rows).sum(axis=0)
+    return bits_per_byte(nats, n_bytes)
+
+
+# ---- Bootstrap -------------------------------------------------------------------------------------------------------
+
+Statistic = Callable[[np.ndarray], float]
+
+
+class Difference(NamedTuple):
+    """A difference between two systems, with its interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    values: ArrayLike, statistic: Statistic = np.mean, n: int = 1000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a statistic (Efron & Tibshirani 1993, chapter 13).
+
+    Draw as many units as there are, with replacement, compute the statistic, do this ``n`` times; the interval spans
+    the middle ``level`` of the results. It says how far the number would move with other *test units* from the same
+    source; it knows nothing of other training seeds.
+
+    Args:
+        values: (N,) or (N, ...): one row a unit. Units must be independent: reviews, not the tokens within a review.
+        statistic: from rows to a number; for a ratio of sums pass rows with both parts, see
+            :func:`corpus_bits_per_byte`.
+
+    Raises:
+        ValueError: fewer than two units, a NaN among them, ``n`` below 1, ``level`` outside (0, 1).
+    """
+    values = _units(values)
+    draws = [statistic(values[rows]) for rows in _resamples(len(values), n, level, seed)]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_bootstrap(
+    a: ArrayLike, b: ArrayLike, statistic: Statistic = np.mean, n: int = 1000, level: float = 0.95, seed: int = 0
+) -> Difference:
+    """Return statistic(a) - statistic(b) and its percentile interval, when both systems met the same units.
+
+    Both are computed on the same drawn units, so that what makes a unit hard for both cancels out: the interval is
+    much narrower than two separate ones suggest. If it excludes 0, the sign of the difference is no accident of the
+    test units, at this level.
+
+    Args:
+        a, b: row i of both belongs to unit i; otherwise as in :func:`bootstrap_interval`.
+
+    Raises:
+        ValueError: ``a`` and ``b`` have different lengths; or as in :func:`bootstrap_interval`.
+    """
+    a, b = _units(a), _units(b)
+    if len(a) != len(b):
+        raise ValueError(f"a has {len(a)} units and b has {len(b)}; row i of both must belong to the same unit")
+    draws = [statistic(a[rows]) - statistic(b[rows]) for rows in _resamples(len(a), n, level, seed)]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Difference(float(statistic(a) - statistic(b)), float(low), float(high))
+
+
+def _units(values: ArrayLike) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim == 0 or len(values) < 2:
+        raise ValueError(f"got values of shape {values.shape}; a bootstrap needs at least two units, one in each row")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise ValueError(
+            f"{int(np.isnan(values).sum())} values are NaN; leave those units out on purpose, or find out why"
+        )
+    return values
+
+
+def _resamples(units: int, n: int, level: float, seed: int) -> Iterator[np.ndarray]:
+    """Yield ``n`` times the numbers of ``units`` drawn units; one at a time, as all of them could be gigabytes."""
+    if n < 1 or not 0 < level < 1:
+        raise ValueError(f"n is {n} and level {level}; pass at least one draw and a level between 0 and 1")
+    generator = np.random.default_rng(seed)
+    return (generator.integers(units, size=units) for _ in range(n))
+
+
+# ---- Scoring texts with a neural model -------------------------------------------------------------------------------
+
+
+class TextScores(NamedTuple):
+    """What each text cost; the arrays have one entry a text."""
+
+    nats: np.ndarray  # float64, -sum log p of the text's tokens
+    n_bytes: np.ndarray  # int64, of the UTF-8 form
+    n_tokens: np.ndarray  # int64
+
+
+class Window(NamedTuple):
+    """A stretch of one text that the model sees at once."""
+
+    text: int  # which text
+    inputs: np.ndarray  # (T,) ids
+    targets: np.ndarray  # (T,) ids: the one that follows each input
+    n_context: int  # the first targets, which an earlier window has scored
+
+
+def score_texts(
+    model: Callable[[torch.Tensor], torch.Tensor],
+    tokenizer: Any,
+    texts: Sequence[str],
+    context_length: int,
+    stride: int | None = None,
+    *,
+    bos_id: int | None = None,
+    batch_tokens: int = 4096,
+    device: str | torch.device | None = None,
+) -> TextScores:
+    """Return what each text costs under a causal model, every token scored exactly once.
+
+    A text that does not fit is read in windows of ``context_length`` ids that start ``stride`` ids apart; each window
+    scores only what the one before did not, so that every token but the first ones sees at least
+    ``context_length - stride`` ids. A small stride costs time and lowers the result; report it with the number.
+
+    The first token has nothing before it. With ``bos_id`` it is predicted from that token, which itself costs nothing;
+    without, it costs log V, as if drawn from the uniform distribution: leaving it out would leave its bytes unpaid.
+
+    Args:
+        model: called as ``model(ids)`` with (B, T) int64, returns logits (B, T, V); position t must not see what
+            comes after t, since shorter windows are padded on the right. A module is put in eval mode meanwhile.
+        tokenizer: ``encode(text)`` and ``decode(ids)`` of ours or of the ``tokenizers`` library. It must be lossless:
+            a lower-casing tokenizer would be paid for bytes that it never had to predict.
+        context_length: the longest input the model is given.
+        stride: from 1 to ``context_length``; half of it by default.
+        batch_tokens: how many ids, padding included, are scored at once; the logits take batch_tokens * V floats.
+        device: where the ids are put; where the module's weights are by default.
+
+    Raises:
+        ValueError: no text, an empty text, a text that the tokenizer does not give back, a stride out of range.
+    """
+    stride = max(1, context_length // 2) if stride is None else stride
+    if not 1 <= stride <= context_length:
+        raise ValueError(f"stride is {stride} and context_length {context_length}; need 1 <= stride <= context_length")
+    ids = _encode(tokenizer, texts)
+    windows = [w for i, text_ids in enumerate(ids) for w in split_windows(i, text_ids, context_length, stride, bos_id)]
+    nats = np.zeros(len(texts))
+    vocab_size = None
+    for batch in _batches(windows, batch_tokens):
+        costs, vocab_size = _score_windows(model, batch, device)
+        np.add.at(nats, [window.text for window in batch], costs)
+    if bos_id is None:
+        nats += math.log(vocab_size if vocab_size is not None else _vocab_size(model, ids[0], device))
+    return TextScores(nats, np.array([len(t.encode()) for t in texts]), np.array([len(i) for i in ids]))
+
+
+def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of each text, no special tokens added, after checking that they say all of it."""
+    if isinstance(texts, str) or not len(texts):
+        raise ValueError(f"texts is {texts!r:.60}; pass a list of at least one text")
+    # The library's tokenizers add special tokens, and drop them from what they decode, unless told otherwise.
+    library = type(tokenizer).__module__.startswith("tokenizers")
+    ids = []
+    for number, text in enumerate(texts):
+        if not text:
+            raise ValueError(f"text {number} is empty, so it has no cost for a byte; leave empty texts out")
+        found = tokenizer.encode(text, add_special_tokens=False).ids if library else list(tokenizer.encode(text))
+        back = tokenizer.decode(found, skip_special_tokens=False) if library else tokenizer.decode(found)
+        if back != text:
+            raise ValueError(
+                f"text {number} is {text!r:.60}, but its ids decode to {back!r:.60}; bits per byte need a tokenizer that "
+                "loses nothing, such as a byte-level BPE"
+            )
+        ids.append(found)
+    return ids
+
+
+def split_windows(
+    text: int, ids: Sequence[int], context_length: int, stride: int, bos_id: int | None = None
+) -> list[Window]:
+    """Cut one text into windows so that each of its ids, but the first if there is no BOS, is a target once.
+
+    The first window scores all its targets, each later one its last ``stride``, or what is left.
+    """
+    sequence = np.array([*([] if bos_id is None else [bos_id]), *ids], dtype=np.int64)
+    windows, scored, start = [], 1, 0  # sequence[0] is given, or paid for elsewhere
+    while scored < len(sequence):
+        end = min(start + context_length, len(sequence) - 1)
+        windows.append(Window(text, sequence[start:end], sequence[start + 1 : end + 1], scored - 1 - start))
+        scored, start = end + 1, start + stride
+    return windows
+
+
+def _batches(windows: Iterable[Window], batch_tokens: int) -> Iterator[list[Window]]:
+    """Yield groups of windows of similar length, the longest first: if memory runs out, it does so at once."""
+    batch: list[Window] = []
+    for window in sorted(windows, key=lambda w: -len(w.inputs)):
+        if batch and (len(batch) + 1) * len(batch[0].inputs) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def _score_windows(model: Callable, batch: list[Window], device: Any) -> tuple[np.ndarray, int]:
+    """Return the cost in nats of what each window has to score, and V."""
+    import torch
+
+    inputs = np.zeros((len(batch), len(batch[0].inputs)), dtype=np.int64)  # what stands in the padding is never seen
+    targets = np.full_like(inputs, -100)
+    for row, window in enumerate(batch):
+        inputs[row, : len(window.inputs)] = window.inputs
+        targets[row, window.n_context : len(window.targets)] = window.targets[window.n_context :]
+    logits = _logits(model, inputs, device)  # (B, T, V)
+    wanted = torch.from_numpy(targets).to(logits.device)
+    kept = wanted != -100
+    costs = torch.nn.functional.cross_entropy(logits[kept].float(), wanted[kept], reduction="none")
+    table = np.zeros(inputs.shape)
+    table[targets != -100] = costs.double().cpu().numpy()
+    return table.sum(axis=1), logits.shape[-1]
+
+
+def _logits(model: Callable, inputs: np.ndarray, device: Any) -> torch.Tensor:
+    import torch
+
+    module = model if isinstance(model, torch.nn.Module) else None
+    if device is None and module is not None:
+        device = next((p.device for p in module.parameters()), None)
+    was_training = module is not None and module.training
+    if was_training:
+        module.eval()
+    try:
+        with torch.inference_mode():
+            return model(torch.from_numpy(inputs).to(device))
+    finally:
+        if was_training:
+            module.train()
+
+
+def _vocab_size(model: Callable, ids: Sequence[int], device: Any) -> int:
+    """Return V by asking the model: needed only if each text is a single token, and none was predicted."""
+    return _logits(model, np.array([ids[:1]]), device).shape[-1]

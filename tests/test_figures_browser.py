@@ -1,0 +1,405 @@
+"""Interactive figures in a real browser, opened from a file with everything outside cut off."""
+
+import json
+import os
+import random
+import shutil
+
+import pytest
+import regex
+
+from plm_tutorial.figures.interactive import javascript_pattern, tokenizer_explorer
+from plm_tutorial.tokenizers import BPETokenizer, train_bpe
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+IMPACTS = {"serious", "critical"}
+TEXT = "The movie's unforgettable ending wasn't dull!\n\nNaïve café — 電影 🎬"
+EXAMPLES = {"Hindi": "यह फ़िल्म बहुत अच्छी है।", "<b>&": "</script><!-- & \"quoted\" 'text'"}
+REVIEWS = [
+    "The movie's ending, at 2:35 a.m., wasn't what we'd expected; they're brave.",
+    "I've seen it 3 times -- it's THE best film of 1999!!! (10/10)\n\nA naïve café scene, déjà vu…",
+    "यह फ़िल्म बहुत अच्छी है। मुझे कहानी पसंद आई।",
+    "这部电影非常好看，我很喜欢。電影很長。",
+    "Фильм был скучным. فيلم جميل جدا. סרט טוב. 映画はとても面白かった。영화가 정말 재미있었다.",
+    "👍🏽 👩‍👩‍👧 🏳️‍🌈 🎬🍿 e\u0301 \u0301 ﬁ ½ Ⅷ ² ٣ ௧",
+]
+SPACES = "".join(map(chr, [*range(0, 33), 0x7F, *range(0x80, 0xA1), 0x1680, 0x180E, *range(0x2000, 0x2010)]))
+SPACES += "\u2028\u2029\u202f\u205f\u2060\u3000\ufeff\ufffe\uffff"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> BPETokenizer:
+    return train_bpe(
+        REVIEWS * 4 + ["the theme of the unforgettable movie, and then the end  \n\n"] * 3, 700, ["<|end|>"]
+    )
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    path = os.environ.get("PLM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not path:
+        if os.environ.get("CI"):
+            pytest.fail("CI needs a browser: install Chromium or set PLM_CHROMIUM to its path")
+        pytest.skip("no Chromium: install it, or set PLM_CHROMIUM to a browser's path")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, tokenizer, tmp_path):
+    """Return a function that opens a page with figures; afterwards nothing may have gone out or wrong."""
+    outside, errors, contexts = [], [], []
+
+    def gate(route):
+        if route.request.url.startswith("file:"):
+            return route.continue_()
+        outside.append(route.request.url)
+        route.abort()
+
+    def open_page(*markups: str, theme: str = "light", width: int = 1000, scripts: bool = True):
+        ground = {"light": "#fff; color: #222832", "dark": "#121212; color: #ced6dd"}[theme]
+        body = "\n".join(markups or [tokenizer_explorer(tokenizer, TEXT, examples=EXAMPLES).html])
+        # The variables that the book's theme sets in the dark; in the light, the figure's own values must do.
+        dark = "html[data-theme=dark] { --pst-color-text-base: #ced6dd; --pst-color-text-muted: #9ca4af; "
+        dark += "--pst-color-background: #14181e; --pst-color-border: #48566b; --pst-color-primary: #3fb1c5; }"
+        head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Figures</title>'
+        style = f"<style>{dark} body {{ background: {ground}; font-family: sans-serif; margin: 16px; }}</style>"
+        file = tmp_path / f"page{len(contexts)}.html"
+        page_html = f'<!doctype html><html lang="en" data-theme="{theme}"><head>{head}{style}</head>'
+        page_html += f"<body><main><h1>A page</h1>{body}</main></body></html>"
+        file.write_text(page_html, encoding="utf-8")
+        context = browser.new_context(viewport={"width": width, "height": 800}, java_script_enabled=scripts)
+        contexts.append(context)
+        context.route("**/*", gate)
+        page = context.new_page()
+        page.on(
+            "console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(file.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert outside == [], "requests to the outside"
+    assert errors == [], "complaints in the console"
+
+
+def part(page, name: str):
+    return page.locator(f'[data-part="{name}"]')
+
+
+def counts(page) -> dict[str, str]:
+    return dict(page.eval_on_selector_all("[data-count]", "all => all.map(n => [n.dataset.count, n.textContent])"))
+
+
+def shown_ids(page) -> list[int]:
+    return page.eval_on_selector_all("[role=option]", "all => all.map(n => Number(n.ariaLabel.match(/id (\\d+)$/)[1]))")
+
+
+def set_merges(page, number: int) -> None:
+    part(page, "merges").fill(str(number))
+    part(page, "merges").press("Enter")
+
+
+def with_merges(tokenizer: BPETokenizer, number: int) -> BPETokenizer:
+    return BPETokenizer(tokenizer.merges[:number], tokenizer.special_tokens)
+
+
+# ---- The same ids as Python ------------------------------------------------------------------------------------------
+
+# The code points that each pattern matches.
+CLASSIFY = """patterns => patterns.map(source => {
+  const pattern = new RegExp(`^(?:${source})$`, "u");
+  const found = [];
+  for (let code = 0; code < 0x110000; code++) {
+    if (code === 0xd800) code = 0xe000;
+    if (pattern.test(String.fromCodePoint(code))) found.push(code);
+  }
+  return found;
+})"""
+
+
+@pytest.fixture
+def classes(visit) -> list[tuple[set[int], set[int]]]:
+    """Return the code points of \\s, \\p{L}, \\p{N} and \\p{Cn} (unassigned), each in Python and in the browser."""
+    patterns = [r"\s", r"\p{L}", r"\p{N}", r"\p{Cn}"]
+    there = visit().evaluate(CLASSIFY, [javascript_pattern(pattern) for pattern in patterns])
+    every = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
+    here = [{ord(c) for c in regex.findall(pattern, every)} for pattern in patterns]
+    return list(zip(here, map(set, there), strict=True))
+
+
+def texts(unlike: set[int]) -> list[str]:
+    """Return reviews, every kind of space in every neighbourhood, and random Unicode without the given characters."""
+    rng = random.Random(0)
+    spaces = [f"a{s}b{s}{s}c {s}d{s} e" for s in SPACES] + [
+        "".join(rng.choices(SPACES + "ab.", k=60)) for _ in range(40)
+    ]
+    blocks = [(0, 0x250), (0x250, 0x3000), (0x3000, 0xD800), (0xE000, 0x10000), (0x1F000, 0x1FB00), (0x10000, 0x110000)]
+    strings = []
+    for number in range(240):
+        low, high = blocks[number % len(blocks)]
+        codes = [rng.randrange(low, high) for _ in range(40)]
+        strings.append("".join(chr(c) + rng.choice(["", "", " ", "a", "'s", "\n"]) for c in codes if c not in unlike))
+    words = " ".join(REVIEWS).split(" ")
+    shuffled = [" ".join(rng.choices(words, k=30)) for _ in range(40)]
+    return ["", *REVIEWS, "".join(REVIEWS) * 3, "<|end|>", "a" * 500, " " * 300 + "x", *spaces, *strings, *shuffled]
+
+
+def test_ids_equal_those_of_python(visit, tokenizer, classes):
+    for here, there in classes[:1]:
+        assert here == there, "white space"
+    unassigned = classes[3][0] | classes[3][1]
+    unlike = set().union(*(here ^ there for here, there in classes))
+    assert unlike <= unassigned, "a character that both Unicode versions know has another class"
+    many = texts(unlike)
+    page = visit()
+    config = json.loads(page.locator("script[type='application/json']").text_content())
+    ask = """([config, texts, limit]) => {
+      const tokenizer = new plmFigures.Tokenizer(config);
+      return texts.map(text => tokenizer.encode(text, limit));
+    }"""
+    for limit in (0, 1, 17, 100, 250, len(tokenizer.merges)):
+        found = page.evaluate(ask, [config, many, limit])
+        python = with_merges(tokenizer, limit)
+        for text, ids in zip(many, found, strict=True):
+            assert ids == python.encode(text), f"with {limit} merges: {text!r}"
+
+
+def test_merges_that_spell_the_same_token_share_an_id(visit):
+    merges = [(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"bc"), (b"abc", b"d")]
+    python = BPETokenizer(merges)
+    page = visit(tokenizer_explorer(python, "abc bcd abcd abd").html)
+    assert shown_ids(page) == python.encode("abc bcd abcd abd")
+    assert python.vocab_size == 256 + 4
+
+
+def test_half_a_surrogate_pair_becomes_the_replacement_character(visit, tokenizer):
+    page = visit()
+    page.evaluate("""() => {
+      const text = document.querySelector("[data-part=text]");
+      text.value = "a\\ud83d b\\udfffc";
+      text.dispatchEvent(new Event("input"));
+    }""")
+    assert shown_ids(page) == tokenizer.encode("a\ufffd b\ufffdc")
+
+
+# ---- What the reader does --------------------------------------------------------------------------------------------
+
+
+def test_script_draws_what_python_drew(visit, tokenizer):
+    chips = "all => all.map(n => [n.className, n.innerHTML])"
+    text = TEXT + "\t\0 \u0301\u200d\xa0<&>\" '" + "".join(REVIEWS)
+    markup = tokenizer_explorer(tokenizer, text).html
+    with_script, without = visit(markup), visit(markup, scripts=False)
+    tokens = "[data-part=tokens] > .plm-bpe-chip"
+    drawn = with_script.eval_on_selector_all(tokens, chips)
+    assert len(drawn) > 100 and drawn == without.eval_on_selector_all(tokens, chips)
+    assert counts(with_script) == counts(without)
+
+
+def test_without_scripts_tokens_show_and_controls_do_not(visit):
+    page = visit(scripts=False)
+    assert page.locator(".plm-bpe-chip").first.is_visible() and part(page, "static").is_visible()
+    assert not part(page, "text").is_visible() and not part(page, "slider").is_visible()
+
+
+def test_typing_changes_tokens_and_counts_at_once(visit, tokenizer):
+    page = visit()
+    page.get_by_label("Your text").fill("")
+    assert counts(page) == {"characters": "0", "UTF-8 bytes": "0", "tokens": "0", "bytes per token": "–"}
+    page.keyboard.type("the 電影")
+    tokens = tokenizer.encode("the 電影")
+    assert shown_ids(page) == tokens
+    expected = {"characters": "6", "UTF-8 bytes": "10", "tokens": str(len(tokens))}
+    assert counts(page) == expected | {"bytes per token": f"{10 / len(tokens):.2f}"}
+    page.wait_for_function(
+        "n => document.querySelector('[role=status]').textContent.startsWith(n + ' tokens')", arg=str(len(tokens))
+    )
+
+
+def test_slider_goes_from_bytes_to_tokens(visit, tokenizer):
+    page = visit()
+    slider = page.get_by_role("slider", name="Merges used")
+    slider.focus()
+    page.keyboard.press("Home")
+    assert shown_ids(page) == with_merges(tokenizer, 0).encode(TEXT) and counts(page)["bytes per token"] == "1.00"
+    for number in (1, 2, 3):
+        page.keyboard.press("ArrowRight")
+        assert part(page, "merges").input_value() == str(number)
+        assert shown_ids(page) == with_merges(tokenizer, number).encode(TEXT)
+    assert slider.get_attribute("aria-valuetext") == f"3 of {len(tokenizer.merges)} merges"
+    set_merges(page, 123)
+    assert shown_ids(page) == with_merges(tokenizer, 123).encode(TEXT)
+    set_merges(page, 10_000)
+    assert part(page, "merges").input_value() == str(len(tokenizer.merges))
+    slider.focus()
+    page.keyboard.press("End")
+    assert shown_ids(page) == tokenizer.encode(TEXT)
+
+
+def test_example_buttons_put_their_text_into_the_field(visit, tokenizer):
+    page = visit()
+    for name, text in EXAMPLES.items():
+        page.get_by_role("button", name=name).click()
+        assert part(page, "text").input_value() == text
+        assert shown_ids(page) == tokenizer.encode(text)
+
+
+def test_pointer_and_tap_tell_about_a_token(visit, tokenizer):
+    page = visit()
+    ids = tokenizer.encode(TEXT)
+    options = page.get_by_role("option")
+    before = part(page, "detail").inner_text()
+    options.nth(5).hover()
+    assert f"id {ids[5]}" in part(page, "detail").inner_text() and "token 6 of" in part(page, "detail").inner_text()
+    page.locator("h1").hover()
+    assert part(page, "detail").inner_text() == before, "pointing is no choice"
+    options.nth(5).click()
+    page.locator("h1").hover()
+    assert f"id {ids[5]}" in part(page, "detail").inner_text()
+    assert options.nth(5).get_attribute("aria-selected") == "true"
+
+
+def test_keyboard_alone_reaches_everything_and_leaves_again(visit, tokenizer):
+    page = visit(
+        "<button>before</button>", tokenizer_explorer(tokenizer, TEXT, examples=EXAMPLES).html, "<button>after</button>"
+    )
+    page.get_by_role("button", name="before").focus()
+    stops = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("(n => n.dataset.part || n.role || n.textContent)(document.activeElement)"))
+        if stops[-1] == "option":
+            check_arrow_keys(page, tokenizer.encode(TEXT))
+        if stops[-1] == "after":
+            break
+    story = "Step by step: the selected word"
+    assert stops == ["text", *EXAMPLES, "slider", "merges", "option", story, "after"]
+
+
+def check_arrow_keys(page, ids: list[int]) -> None:
+    focused = "() => document.activeElement.ariaLabel"
+    keys = {"Home": 0, "ArrowRight": 1, "ArrowDown": 2, "ArrowLeft": 1, "End": len(ids) - 1}
+    for key, place in keys.items():
+        page.keyboard.press(key)
+        assert page.evaluate(focused).endswith(f"id {ids[place]}")
+        assert f"token {place + 1} of {len(ids)}" in part(page, "detail").inner_text()
+    page.keyboard.press("ArrowRight")  # nothing after the last
+    assert page.evaluate(focused).endswith(f"id {ids[-1]}")
+    assert page.locator("[role=option][tabindex='0']").count() == 1
+
+
+def test_word_is_shown_merge_by_merge(visit, tokenizer):
+    page = visit(tokenizer_explorer(tokenizer, "an unforgettable end").html)
+    lines = part(page, "story").locator("li")
+    # What the merges do to " unforgettable", by the definition: the word with one more of the merges each time.
+    states = [with_merges(tokenizer, number).tokens(" unforgettable") for number in range(len(tokenizer.merges) + 1)]
+    changes = [number for number in range(1, len(states)) if states[number] != states[number - 1]]
+    assert lines.count() == len(changes) + 1
+    for line, number in zip(lines.all()[1:], changes, strict=True):
+        left, right = (part.decode().replace(" ", "·") for part in tokenizer.merges[number - 1])
+        label = line.locator(".plm-bpe-step").inner_text()
+        assert label.split() == ["merge", str(number), left, "+", right]
+        row = line.locator(".plm-bpe-row > .plm-bpe-chip").all_inner_texts()
+        assert row == [token.decode().replace(" ", "·") for token in states[number]]
+
+
+def test_selection_stays_at_its_place_when_merges_change(visit, tokenizer):
+    page = visit(tokenizer_explorer(tokenizer, "the end of the movie").html)
+    set_merges(page, 0)
+    page.get_by_role("option").nth(5).click()  # the n of "end"
+    page.locator("h1").hover()  # or the pointer would tell about whatever token comes to lie under it
+    set_merges(page, len(tokenizer.merges))
+    tokens = tokenizer.tokens("the end of the movie")
+    held = next(i for i in range(len(tokens)) if len(b"".join(tokens[: i + 1])) > 5)
+    assert f"token {held + 1} of" in part(page, "detail").inner_text()
+
+
+def test_long_texts_stay_usable(visit):
+    page = visit()
+    part(page, "text").fill("word " * 3000)
+    assert counts(page)["characters"] == "15,000"
+    assert page.get_by_role("option").count() == 2000 and part(page, "more").is_visible()
+
+
+# ---- Several figures, themes, sizes ----------------------------------------------------------------------------------
+
+
+def test_two_figures_do_not_disturb_each_other(visit, tokenizer):
+    one = tokenizer_explorer(tokenizer, "the first").html
+    two = tokenizer_explorer(with_merges(tokenizer, 20), "the second").html
+    page = visit(one, two)
+    part(page, "text").nth(0).fill("changed")
+    assert part(page, "text").nth(1).input_value() == "the second"
+    second = page.locator(".plm-bpe").nth(1).locator("[role=option]")
+    assert second.count() == len(with_merges(tokenizer, 20).tokens("the second"))
+    names = "() => Object.getOwnPropertyNames(window)"
+    assert set(page.evaluate(names)) - set(visit("<p>nothing</p>").evaluate(names)) == {"plmFigures"}
+
+
+def test_output_may_be_rendered_twice(visit, tokenizer):
+    """A notebook puts the HTML into the page and runs its scripts, for a second view of the same output once more."""
+    page = visit("<div id='one'></div><div id='two'></div>")
+    markup = tokenizer_explorer(tokenizer, "the end").html
+    render = """([id, markup]) => {
+      const host = document.getElementById(id);
+      host.innerHTML = markup;
+      for (const old of host.querySelectorAll("script:not([type])")) {
+        const script = document.createElement("script");
+        script.textContent = old.textContent;
+        old.replaceWith(script);
+      }
+    }"""
+    for id in ("one", "two", "two", "one"):
+        page.evaluate(render, [id, markup])
+    page.locator("#two textarea").fill("the movie")
+    assert page.locator("#two [role=option]").count() == len(tokenizer.encode("the movie"))
+    assert page.locator("#one [role=option]").count() == len(tokenizer.encode("the end"))
+    # A viewer that runs scripts away from their place: every figure is set up, and only once.
+    apart = """markup => {
+      const host = document.body.appendChild(document.createElement("section"));
+      host.innerHTML = markup;
+      const script = document.createElement("script");
+      script.textContent = host.querySelector("script:not([type])").textContent;
+      document.head.append(script);
+    }"""
+    page.evaluate(apart, markup)
+    assert page.locator("section [role=option]").count() == len(tokenizer.encode("the end"))
+    assert page.locator("#two textarea").input_value() == "the movie"
+
+
+@pytest.mark.parametrize("theme, width", [("light", 1000), ("dark", 1000), ("light", 360), ("dark", 360)])
+def test_page_is_accessible_and_fits(visit, tokenizer, theme, width):
+    from axe_playwright_python.sync_playwright import Axe
+
+    text = TEXT + "\n" + "x" * 200 + "\n" + REVIEWS[5]
+    page = visit(tokenizer_explorer(tokenizer, text, examples=EXAMPLES).html, theme=theme, width=width)
+    for merges in (len(tokenizer.merges), 0):
+        set_merges(page, merges)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        found = [v for v in Axe().run(page).response["violations"] if v["impact"] in IMPACTS]
+        assert not found, [(v["id"], node["html"][:160]) for v in found for node in v["nodes"]]
+
+
+def test_neighbours_differ_by_a_border_too(visit):
+    page = visit()
+    read = """node => {
+      const style = getComputedStyle(node);
+      return [style.borderRightWidth, style.borderRightStyle, style.borderRightColor, style.backgroundColor];
+    }"""
+    width, kind, edge, ground = page.get_by_role("option").first.evaluate(read)
+    assert (width, kind) == ("1px", "solid") and edge != ground
+
+
+def test_nothing_moves_by_itself(visit):
+    page = visit()
+    assert page.evaluate("document.getAnimations().length") == 0
+    durations = "all => [...new Set(all.map(node => getComputedStyle(node).transitionDuration))]"
+    assert page.eval_on_selector_all(".plm-bpe *", durations) == ["0s"]
