@@ -171,8 +171,8 @@ def score_texts(
     """Return what each text costs under a causal model, every token scored exactly once.
 
     A text that does not fit is read in windows of ``context_length`` ids that start ``stride`` ids apart; each window
-    scores only what the one before did not, so that every token but the first ones sees at least
-    ``context_length - stride`` ids. A small stride costs time and lowers the result; report it with the number.
+    scores only what the one before did not, so that every token but the first ones is predicted
+    from more than ``context_length - stride`` ids. A small stride costs time and lowers the result; report it with the number.
 
     The first token has nothing before it. With ``bos_id`` it is predicted from that token, which itself costs nothing;
     without, it costs log V, as if drawn from the uniform distribution: leaving it out would leave its bytes unpaid.
@@ -219,8 +219,8 @@ def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         back = tokenizer.decode(found, skip_special_tokens=False) if library else tokenizer.decode(found)
         if back != text:
             raise ValueError(
-                f"text {number} is {text!r:.60}, but its ids decode to {back!r:.60}; bits per byte need a tokenizer that "
-                "loses nothing, such as a byte-level BPE"
+                f"text {number} is {text!r:.60}, but its ids decode to {back!r:.60}; bits per byte need a "
+                "tokenizer that loses nothing, such as a byte-level BPE"
             )
         ids.append(found)
     return ids
@@ -268,7 +268,7 @@ def _score_windows(model: Callable, batch: list[Window], device: Any) -> tuple[n
     kept = wanted != -100
     costs = torch.nn.functional.cross_entropy(logits[kept].float(), wanted[kept], reduction="none")
     table = np.zeros(inputs.shape)
-    table[targets != -100] = costs.double().cpu().numpy()
+    table[targets != -100] = costs.cpu().double().numpy()
     return table.sum(axis=1), logits.shape[-1]
 
 

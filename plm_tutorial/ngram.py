@@ -29,8 +29,8 @@ SMOOTHINGS = ("add_k", "jelinek_mercer", "kneser_ney", "modified_kneser_ney")
 def pack(documents: Sequence[np.ndarray], order: int, base: int) -> np.ndarray:
     """Return the code of the n-gram that ends at each token, (N,) int64, over all documents one after the other.
 
-    The code of (w1 ... wn) is w1 * base**(n-1) + ... + wn. So ``code % base**j`` are its last j tokens, ``code // base``
-    is its context, and sorting codes brings equal contexts together.
+    The code of (w1 ... wn) is w1 * base**(n-1) + ... + wn. So ``code % base**j`` is its last j tokens, ``code // base``
+    its context, and sorting codes brings equal contexts together.
     """
     padding = np.full(order - 1, base - 1, dtype=np.int64)
     tokens = np.concatenate([part for document in documents for part in (padding, document)])
@@ -151,7 +151,7 @@ def discounted_level(order: int, grams: np.ndarray, counts: np.ndarray, base: in
 
 
 def add_k_level(order: int, grams: np.ndarray, counts: np.ndarray, base: int, k: float) -> Level:
-    """Return P(w | h) = (c(h w) + k) / (c(h) + k V) as tables over the uniform distribution: gamma is the added part."""
+    """Return P(w | h) = (c(h w) + k) / (c(h) + k V) as tables over the uniform distribution."""
     contexts, _, total, total_of_gram = _by_context(grams, counts, base)
     added = k * (base - 1)
     return Level(order, grams, counts / (total_of_gram + added), contexts, added / (total + added))
@@ -360,8 +360,8 @@ def _check_settings(order, vocab_size, smoothing, k, weight, discount) -> None:
     highest = next(n for n in range(63, -1, -1) if (vocab_size + 1) ** n < 2**63)
     if order > highest:
         raise ValueError(
-            f"n-grams of order {order} over {vocab_size} ids do not fit into 63 bits; pass an order up to {highest}, or "
-            "use a smaller vocabulary"
+            f"n-grams of order {order} over {vocab_size} ids do not fit into 63 bits; pass an order up to {highest}, "
+            "or use a smaller vocabulary"
         )
     if smoothing not in SMOOTHINGS:
         raise ValueError(f"unknown smoothing {smoothing!r}; known are {', '.join(SMOOTHINGS)}")

@@ -60,8 +60,8 @@ class MarkovSource:
         steps[here, (here * k + np.tile(np.arange(k), states)) % states] = self.table.ravel()
         equations = steps.T - np.eye(states)
         equations[-1] = 1
-        solution = np.linalg.solve(equations, np.eye(states)[-1])
-        return solution.reshape((k,) * self.order)
+        solution = np.linalg.solve(equations, np.eye(states)[-1]).clip(min=0)  # rounding of what is very rare
+        return (solution / solution.sum()).reshape((k,) * self.order)
 
     def entropy_rate(self) -> float:
         """Return H = -sum over contexts h of pi(h) sum over symbols s of P(s | h) log P(s | h), in nats a symbol.
@@ -80,7 +80,7 @@ class MarkovSource:
             raise ValueError(f"n is {n}; pass the number of symbols to draw, 0 or more")
         generator = np.random.default_rng(generator)
         states = self.n_symbols**self.order
-        context = int(np.searchsorted(np.cumsum(self.stationary.ravel()), generator.random() * (1 - 1e-12)))
+        context = int(generator.choice(states, p=self.stationary.ravel()))
         symbols = list(np.unravel_index(context, self.stationary.shape))
         # Up to the last symbol only, so that rounding cannot draw a symbol beyond it.
         edges = np.cumsum(self.table, axis=-1)[..., :-1].reshape(states, -1).tolist()
