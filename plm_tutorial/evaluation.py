@@ -75,7 +75,7 @@ class Difference(NamedTuple):
 def bootstrap_interval(
     values: ArrayLike, statistic: Statistic = np.mean, n: int = 1000, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a statistic (Efron & Tibshirani 1993, chapter 13).
+    """Return the percentile bootstrap interval of a statistic (Efron & Tibshirani 1993).
 
     Draw as many units as there are, with replacement, compute the statistic, do this ``n`` times; the interval spans
     the middle ``level`` of the results. It says how far the number would move with other *test units* from the same
@@ -98,7 +98,7 @@ def bootstrap_interval(
 def paired_bootstrap(
     a: ArrayLike, b: ArrayLike, statistic: Statistic = np.mean, n: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Difference:
-    """Return statistic(a) - statistic(b) and its percentile interval, when both systems met the same units.
+    """Return statistic(a) - statistic(b) and its percentile interval, if both met the same units (Koehn 2004).
 
     Both are computed on the same drawn units, so that what makes a unit hard for both cancels out: the interval is
     much narrower than two separate ones suggest. If it excludes 0, the sign of the difference is no accident of the
@@ -165,14 +165,14 @@ def score_texts(
     stride: int | None = None,
     *,
     bos_id: int | None = None,
-    batch_tokens: int = 4096,
+    batch_tokens: int = 2048,
     device: str | torch.device | None = None,
 ) -> TextScores:
     """Return what each text costs under a causal model, every token scored exactly once.
 
     A text that does not fit is read in windows of ``context_length`` ids that start ``stride`` ids apart; each window
-    scores only what the one before did not, so that every token but the first ones is predicted
-    from more than ``context_length - stride`` ids. A small stride costs time and lowers the result; report it with the number.
+    scores only what the one before did not, so that every token but the first ones is predicted from more than
+    ``context_length - stride`` ids. A small stride costs time and lowers the result; report it with the number.
 
     The first token has nothing before it. With ``bos_id`` it is predicted from that token, which itself costs nothing;
     without, it costs log V, as if drawn from the uniform distribution: leaving it out would leave its bytes unpaid.
@@ -184,7 +184,8 @@ def score_texts(
             a lower-casing tokenizer would be paid for bytes that it never had to predict.
         context_length: the longest input the model is given.
         stride: from 1 to ``context_length``; half of it by default.
-        batch_tokens: how many ids, padding included, are scored at once; the logits take batch_tokens * V floats.
+        batch_tokens: how many ids, padding included, are scored at once; memory for about three times batch_tokens * V
+            floats is needed.
         device: where the ids are put; where the module's weights are by default.
 
     Raises:
@@ -266,7 +267,8 @@ def _score_windows(model: Callable, batch: list[Window], device: Any) -> tuple[n
     logits = _logits(model, inputs, device)  # (B, T, V)
     wanted = torch.from_numpy(targets).to(logits.device)
     kept = wanted != -100
-    costs = torch.nn.functional.cross_entropy(logits[kept].float(), wanted[kept], reduction="none")
+    scored = logits[kept].to(torch.promote_types(logits.dtype, torch.float32))  # half precision would round the costs
+    costs = torch.nn.functional.cross_entropy(scored, wanted[kept], reduction="none")
     table = np.zeros(inputs.shape)
     table[targets != -100] = costs.cpu().double().numpy()
     return table.sum(axis=1), logits.shape[-1]

@@ -1,21 +1,30 @@
-"""The one door to published tokenizers: by registry name, from a folder or file, or from the hub.
+"""The one door to published tokenizers and models: by registry name, from a folder or file, or from the hub.
 
-In: a name or a path. Out: a tokenizer of the ``tokenizers`` library.
+In: a name or a path. Out: a tokenizer of the ``tokenizers`` library, or a model of :mod:`plm_tutorial.models`.
 """
 
 from __future__ import annotations
 
 import difflib
-import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING
 
 import gguf
 import tokenizers
-from huggingface_hub import hf_hub_download
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from huggingface_hub import hf_hub_download, snapshot_download
+from tokenizers import AddedToken, decoders, pre_tokenizers
+from tokenizers.models import BPE
 
 from plm_tutorial import assets, runtime
+from plm_tutorial.gguf_files import WeightsError, gguf_metadata
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["WeightsError", "gguf_metadata", "gguf_tokenizer", "load_model", "load_tokenizer"]
 
 _BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 
@@ -74,7 +83,7 @@ def gguf_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
 
     tokens, merges = get("tokens"), [tuple(merge.split(" ")) for merge in get("merges", [])]
     kinds = get("token_type") or [gguf.TokenType.NORMAL] * len(tokens)
-    tokenizer = tokenizers.Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    tokenizer = tokenizers.Tokenizer(BPE({token: i for i, token in enumerate(tokens)}, merges))
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[get("pre")]
     tokenizer.decoder = decoders.ByteLevel()
     for kind, add in (
@@ -85,63 +94,64 @@ def gguf_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-_FORMATS = {  # of the numbers in a GGUF file, for `struct`; everything is little-endian
-    gguf.GGUFValueType[name]: code
-    for name, code in {
-        "UINT8": "B", "INT8": "b", "UINT16": "H", "INT16": "h", "UINT32": "I", "INT32": "i",
-        "UINT64": "Q", "INT64": "q", "FLOAT32": "f", "FLOAT64": "d", "BOOL": "?",
-    }.items()
-}  # fmt: skip
+def load_model(
+    name_or_path: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """Return a published model with its weights, in eval mode.
 
+    It is called as ``model(input_ids, attention_mask=None, ...)`` and returns one tensor: logits (B, T, V) if the
+    checkpoint has an output layer, else hidden states (B, T, D). Its shape stands in ``model.config``.
 
-def gguf_metadata(path: str | Path) -> dict[str, Any]:
-    """Return the key-value pairs at the head of a GGUF file; the tensors that follow are not read.
-
-    Equal to what the gguf library reads. That makes arrays of each string, which takes seconds for a vocabulary.
-    Layout: magic, version, number of tensors, number of pairs, then key, type and value of each pair; a string is its
-    length and its bytes, an array is its type, its length and its items. Source: docs/gguf.md of ggml.
+    Args:
+        name_or_path: a name of the registry (``minilm``, ``smollm2``), a folder with ``config.json`` and
+            ``model.safetensors`` (or shards and their index), a ``.gguf`` file, or, with a network, a hub id.
+        device: where to put it; None: ``runtime.device()``.
+        dtype: the precision of its weights; None: float32, whatever the file has.
 
     Raises:
-        ValueError: the file is no GGUF file of version 2 or 3, or is damaged.
+        ValueError: there is no such model; the message says what was tried.
+        WeightsError: its files are damaged, incomplete, or of a kind that is not implemented here.
     """
-    with open(path, "rb") as stream:
-        try:
-            magic, version, _, count = struct.unpack("<IIQQ", _take(stream, 24))
-            if magic != gguf.GGUF_MAGIC or version not in (2, 3):
-                raise ValueError("it does not begin like GGUF version 2 or 3, little-endian")
-            return {_text(stream): _value(stream, *struct.unpack("<I", _take(stream, 4))) for _ in range(count)}
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read as a GGUF file: {error}; fetch it again") from error
+    import torch  # here, because who only wants a tokenizer should not wait for it
+
+    from plm_tutorial import models, weights
+
+    path = _find_model(name_or_path)
+    if path.is_file():
+        _record(path)
+        metadata, tensors = weights.read_gguf(path)
+        family = _family(models.GGUF, metadata, "general.architecture", path)
+        described = (metadata, tensors.keys())
+    else:
+        values = weights.read_json(path / "config.json")
+        family = _family(models.HUB, values, "model_type", path / "config.json")
+        tensors = weights.read_folder(path)
+        described = (values,)
+        for file in {path / "config.json", *(tensor.file for tensor in tensors.values())}:
+            _record(file)
+    try:
+        config = family.config(*described)
+    except ValueError as error:
+        raise WeightsError(f"{path} does not describe a model that can be built: {error}") from error
+    return weights.build(family, config, tensors, path, runtime.device(device), dtype or torch.float32)
 
 
-def _value(stream: BinaryIO, kind: int) -> Any:
-    if kind == gguf.GGUFValueType.STRING:
-        return _text(stream)
-    count = 1
-    if is_array := kind == gguf.GGUFValueType.ARRAY:
-        kind, count = struct.unpack("<IQ", _take(stream, 12))
-    if kind not in _FORMATS:
-        return [_value(stream, kind) for _ in range(count)]
-    numbers = struct.unpack(layout := f"<{count}{_FORMATS[kind]}", _take(stream, struct.calcsize(layout)))
-    return list(numbers) if is_array else numbers[0]
+def _family(families: dict, values: dict, key: str, path: Path):
+    """Return the family of models that a file says it is."""
+    if not isinstance(name := values.get(key), str) or name not in families:
+        raise WeightsError(f"{path} has {key} = {name!r}; implemented here: {', '.join(families)}")
+    return families[name]
 
 
-def _text(stream: BinaryIO) -> str:
-    return _take(stream, *struct.unpack("<Q", _take(stream, 8))).decode()
-
-
-def _take(stream: BinaryIO, size: int) -> bytes:
-    data = stream.read(min(size, 2**30))  # a damaged length must not fill the memory
-    if len(data) < size:
-        raise EOFError(f"its metadata ends after {stream.tell()} bytes, in the middle of a value")
-    return data
+# --------------------------------------------------------------------------------------- finding what a name stands for
 
 
 def _find(name_or_path: str | Path) -> Path:
     """Return the file that holds the tokenizer, fetched if it is a published one."""
     name, path = str(name_or_path), Path(name_or_path).expanduser()
-    if name in _registered():
-        return assets.path(name, _registered()[name])
+    known = _registered("tokenizer.json", ".gguf")
+    if name in known:
+        return assets.path(name, known[name])
     if path.is_dir():
         if not (path / "tokenizer.json").is_file():
             found = ", ".join(sorted(p.name for p in path.iterdir())[:10]) or "nothing"
@@ -149,32 +159,52 @@ def _find(name_or_path: str | Path) -> Path:
         return path / "tokenizer.json"
     if path.is_file():
         return path
-    names = ", ".join(_registered())
+    return _from_hub(name, path, known, "tokenizer.json", partial(hf_hub_download, name, "tokenizer.json"))
+
+
+def _find_model(name_or_path: str | Path) -> Path:
+    """Return the folder or the GGUF file that holds a model, fetched if it is a published one."""
+    name, path = str(name_or_path), Path(name_or_path).expanduser()
+    known = _registered("model.safetensors", ".gguf")
+    if name in known:
+        file = assets.path(name, known[name])
+        return file if file.suffix == ".gguf" else assets.path(name)
+    if path.is_file() and path.suffix != ".gguf":
+        raise ValueError(f"{path} is no .gguf file; for safetensors pass the folder, which also holds config.json")
+    if path.exists():
+        return path
+    wanted = ["config.json", "*.safetensors", "*.safetensors.index.json"]
+    get = partial(snapshot_download, name, allow_patterns=wanted, ignore_patterns="*/*")
+    return _from_hub(name, path, known, "config.json with model.safetensors", get)
+
+
+def _from_hub(name: str, path: Path, known: dict[str, str], what: str, get: Callable[[], str]) -> Path:
+    """Return what ``get`` fetches for a hub id, or say why a name that stands for nothing here is none."""
+    names = ", ".join(known)
     if path.suffix in (".json", ".gguf") or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ValueError(f"there is no file or folder {path}; pass one that exists, or a registry name: {names}")
-    nearest = difflib.get_close_matches(name, _registered(), n=1)
+    nearest = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
     if nearest and "/" not in name:  # a slip of the keyboard: do not make the reader wait for the hub
         raise ValueError(f"{name!r} is no registry name ({names}), and no file or folder here. {hint}")
     try:
-        return Path(hf_hub_download(name, "tokenizer.json"))
+        return Path(get())
     except Exception as error:  # of a dozen classes from several libraries; the message keeps the reason
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(
-            f"{name!r} is no registry name ({names}) and no file or folder here, and the hub gave no tokenizer.json "
-            f"({reason}). {hint}Pass a registry name or a folder with tokenizer.json, or, for a hub id such as "
+            f"{name!r} is no registry name ({names}) and no file or folder here, and the hub gave no {what} "
+            f"({reason}). {hint}Pass a registry name or a folder with {what}, or, for a hub id such as "
             "'openai-community/gpt2', connect to the network or put the file into the hub's cache"
         ) from error
 
 
-def _registered() -> dict[str, str]:
-    """Return the registry names that have a tokenizer, and the file it is in."""
+def _registered(*endings: str) -> dict[str, str]:
+    """Return the registry names that have a file with one of these endings, and the file; the first ending wins."""
     found = {}
     for name, asset in assets.REGISTRY.items():
-        files = [file.name for file in asset.files]
-        candidates = [f for f in files if f.endswith("tokenizer.json")] + [f for f in files if f.endswith(".gguf")]
-        if candidates:
-            found[name] = candidates[0]
+        files = [file.name for ending in endings for file in asset.files if file.name.endswith(ending)]
+        if files:
+            found[name] = files[0]
     return found
 
 

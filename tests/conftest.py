@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+# Two workers on two cores: one thread each. Set before anything imports torch or numpy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAYON_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -149,7 +149,19 @@ def texts(unlike: set[int]) -> list[str]:
         strings.append("".join(chr(c) + rng.choice(["", "", " ", "a", "'s", "\n"]) for c in codes if c not in unlike))
     words = " ".join(REVIEWS).split(" ")
     shuffled = [" ".join(rng.choices(words, k=30)) for _ in range(40)]
-    return ["", *REVIEWS, "".join(REVIEWS) * 3, "<|end|>", "a" * 500, " " * 300 + "x", *spaces, *strings, *shuffled]
+    return [
+        "",
+        "\ufeff",
+        "\ufeffa",
+        *REVIEWS,
+        "".join(REVIEWS) * 3,
+        "<|end|>",
+        "a" * 500,
+        " " * 300 + "x",
+        *spaces,
+        *strings,
+        *shuffled,
+    ]
 
 
 def test_ids_equal_those_of_python(visit, tokenizer, classes):
@@ -322,8 +334,12 @@ def test_selection_stays_at_its_place_when_merges_change(visit, tokenizer):
     assert f"token {held + 1} of" in part(page, "detail").inner_text()
 
 
-def test_long_texts_stay_usable(visit):
+def test_long_texts_stay_usable(visit, tokenizer):
     page = visit()
+    word = "".join(regex.findall("[a-z]", " ".join(REVIEWS) * 100))[:5000]
+    part(page, "text").fill(word)
+    assert counts(page)["tokens"] == f"{len(tokenizer.encode(word)):,}"
+    assert part(page, "story").locator(".plm-bpe-chip").count() == 0 and "too long" in part(page, "story").inner_text()
     part(page, "text").fill("word " * 3000)
     assert counts(page)["characters"] == "15,000"
     assert page.get_by_role("option").count() == 2000 and part(page, "more").is_visible()

@@ -6,7 +6,6 @@
 
   const utf8 = (text) => new TextEncoder().encode(text); // half a surrogate pair becomes U+FFFD
   const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }); // ignoreBOM: keep a leading U+FEFF
-  const pairKey = (left, right) => left * 2 ** 24 + right; // one number for two ids
 
   shared.decode = (bytes) => decoder.decode(Uint8Array.from(bytes)); // throws on bytes that are no UTF-8
   shared.wellFormed = (text) => decoder.decode(utf8(text));
@@ -19,6 +18,7 @@
       this.tokens = []; // id -> its bytes
       this.madeBy = []; // id -> number of the merge that makes it, from 0; undefined for a byte
       this.merges = []; // { left, right, id }
+      this.size = special + 256 + merges.length / 2; // no id is larger
       this.ranks = new Map(); // pair -> number of its merge
       this.idOfByte = [];
       this.idOf = new Map(); // bytes, as text -> id
@@ -37,8 +37,13 @@
       // Two pairs may spell the same token (a + bc, ab + c): it keeps its first id.
       const id = this.idOf.get(String(token)) ?? this.define(token, this.tokens.length);
       this.madeBy[id] ??= this.merges.length;
-      this.ranks.set(pairKey(left, right), this.merges.length);
+      this.ranks.set(left * this.size + right, this.merges.length);
       this.merges.push({ left, right, id });
+    }
+
+    // When the pair was learned, counted from 0; Infinity if never.
+    rank(left, right) {
+      return this.ranks.get(left * this.size + right) ?? Infinity;
     }
 
     // The pieces that merges never cross; `text` must be well formed.
@@ -48,26 +53,29 @@
 
     // Cut a piece with the first `limit` merges: of the pairs present, join the one learned first, until none is left.
     cut(piece, limit, onStep = () => {}) {
-      let word = Array.from(utf8(piece), (byte) => this.idOfByte[byte]);
+      const word = Array.from(utf8(piece), (byte) => this.idOfByte[byte]);
+      const ranks = word.map((id, i) => this.rank(id, word[i + 1])); // of each token and the one after it
       for (;;) {
         let first = limit;
-        for (let i = 1; i < word.length; i++) {
-          first = Math.min(first, this.ranks.get(pairKey(word[i - 1], word[i])) ?? limit);
-        }
+        for (const rank of ranks) if (rank < first) first = rank;
         if (first === limit) return word;
-        word = this.join(word, this.merges[first]);
+        this.join(word, ranks, first);
         onStep(this.merges[first], first, word);
       }
     }
 
-    join(word, { left, right, id }) {
-      const joined = [];
-      for (let i = 0; i < word.length; i++) {
-        const found = word[i] === left && word[i + 1] === right;
-        joined.push(found ? id : word[i]);
+    // Join a pair wherever it stands, in place; only the ranks beside a new token are looked up anew.
+    join(word, ranks, rank) {
+      const { id } = this.merges[rank];
+      let n = 0; // tokens written; never ahead of those read
+      for (let i = 0; i < word.length; i++, n++) {
+        const found = ranks[i] === rank;
+        word[n] = found ? id : word[i];
         if (found) i++;
+        ranks[n] = ranks[i];
+        if (n > 0 && (word[n] === id || word[n - 1] === id)) ranks[n - 1] = this.rank(word[n - 1], word[n]);
       }
-      return joined;
+      word.length = ranks.length = n;
     }
 
     encode(text, limit = this.merges.length) {

@@ -3,7 +3,7 @@
 (() => {
   "use strict";
   const { Tokenizer, wellFormed, decode } = window.plmFigures;
-  const MOST_STEPS = 40; // of one word, that are listed
+  const LONGEST_WORD = 100; // bytes; shown step by step
   const MARKS = { " ": ["·", "space"], "\n": ["↵", "newline"], "\t": ["→", "tab"] };
 
   const number = (value) => value.toLocaleString("en");
@@ -201,12 +201,14 @@
       const add = (label, word, made) => {
         const look = (id, i) => placeClass(item.word, i, word.length) + (id === made ? " plm-bpe-made" : "");
         const row = element("span", "plm-bpe-row", ...word.map((id, i) => chip(tokens[id], look(id, i))));
-        if (lines.length <= MOST_STEPS) lines.push(element("li", "", element("span", "plm-bpe-step", ...label), row));
+        lines.push(element("li", "", element("span", "plm-bpe-step", ...label), row));
       };
-      if (item) {
-        add(["bytes"], this.tokenizer.cut(item.piece, 0));
+      const bytes = item ? this.tokenizer.cut(item.piece, 0) : [];
+      if (bytes.length > LONGEST_WORD) lines.push(element("li", "", "This word is too long to show step by step."));
+      else if (item) {
+        add(["bytes"], bytes);
         this.tokenizer.cut(item.piece, this.limit, ({ left, right, id }, rank, word) =>
-          add([`merge ${number(rank + 1)}`, " ", chip(tokens[left]), " + ", chip(tokens[right])], word, id),
+          add([`merge ${number(rank + 1)} `, chip(tokens[left]), " + ", chip(tokens[right])], word, id),
         );
       }
       this.parts.story.replaceChildren(...lines);

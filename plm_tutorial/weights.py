@@ -1,0 +1,251 @@
+"""From files to models: tensors of safetensors and GGUF files, and the one loader that puts them in their places.
+
+In: a file, or a folder as the hub has them, and a model's table of names. Out: a model whose every parameter came from
+the file. Nothing in a file is executed (no pickle), and no length that it claims is believed before it is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from plm_tutorial.gguf_files import TensorInfo, WeightsError, gguf_head
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"  # the names that the hub's folders use
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file, not read yet."""
+
+    file: Path
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]  # -> on the CPU, in the stored precision, or float32 if it is quantized
+
+
+# ----------------------------------------------------------------------------------------------------------- readers
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the table in a JSON file.
+
+    Raises:
+        WeightsError: there is no such file, or it holds something else.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON: {error}; fetch it again") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path} holds a {type(values).__name__}; expected a table of options")
+    return values
+
+
+def read_safetensors(path: Path) -> dict[str, Stored]:
+    """Return the tensors of a safetensors file, by name.
+
+    Raises:
+        WeightsError: the file is damaged or another kind of file.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as stream:
+            header = int.from_bytes(stream.read(8), "little")
+        if size < 8 or header > size - 8:
+            raise ValueError(f"it has {size} bytes, and its header should have {header}")
+        file = safe_open(path, framework="pt")
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as a safetensors file: {error}; fetch it again") from error
+    # A copy: what the library gives is a window on the file, which changes if somebody writes to it.
+    return {
+        name: Stored(path, shape, lambda name=name: file.get_tensor(name).clone()) for name, shape in shapes.items()
+    }
+
+
+def read_folder(folder: Path) -> dict[str, Stored]:
+    """Return the tensors of a folder as the hub has them: ``model.safetensors``, or shards with their index.
+
+    Raises:
+        WeightsError: there is none, one is damaged, or index and shards do not agree.
+    """
+    if not (folder / INDEX).is_file():
+        if not (folder / SINGLE).is_file():
+            found = ", ".join(sorted(p.name for p in folder.iterdir())[:10]) or "nothing"
+            raise WeightsError(
+                f"the folder {folder} has neither {SINGLE} nor {INDEX}; it holds {found}. Files of other formats, such "
+                "as pytorch_model.bin, run code when they are read: convert them to safetensors, or pass a .gguf file"
+            )
+        return read_safetensors(folder / SINGLE)
+
+    places = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(p, str) and p == Path(p).name for p in places.values()):
+        raise WeightsError(f"{folder / INDEX} has no weight_map from names of tensors to names of files beside it")
+    found: dict[str, Stored] = {}
+    for shard in sorted(set(places.values())):
+        for name, stored in read_safetensors(folder / shard).items():
+            if places.get(name) != shard:
+                raise WeightsError(f"{folder / shard} holds {name!r}, which {INDEX} places in {places.get(name)}")
+            found[name] = stored
+    if absent := sorted(places.keys() - found.keys()):
+        raise WeightsError(f"{folder / places[absent[0]]} lacks the tensor {absent[0]!r} that {INDEX} places in it")
+    return found
+
+
+def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
+    """Return the metadata of a GGUF file, and its tensors by name.
+
+    Raises:
+        WeightsError: the file is damaged, another kind of file, or stores a tensor in a way that is unknown here.
+    """
+    head = gguf_head(path)
+    tensors = {
+        name: Stored(path, info.shape, partial(_dequantize, path, name, info)) for name, info in head.tensors.items()
+    }
+    return head.metadata, tensors
+
+
+def _dequantize(path: Path, name: str, info: TensorInfo) -> Tensor:
+    """Read a tensor of a GGUF file as float32."""
+    data = np.fromfile(path, np.uint8, info.n_bytes, offset=info.start).reshape(*info.shape[:-1], -1)  # rows of bytes
+    if info.kind in (types := {gguf.GGMLQuantizationType.F32: np.float32, gguf.GGMLQuantizationType.F16: np.float16}):
+        return torch.from_numpy(data.view(types[info.kind])).float()
+    try:
+        return torch.from_numpy(gguf.quants.dequantize(data, info.kind))
+    except NotImplementedError as error:
+        raise WeightsError(
+            f"{path}: tensor {name!r} is stored as {info.kind.name}, which is not implemented here; convert the file "
+            "to a common quantization, such as Q8_0 or F16"
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------------------ loader
+
+# A table says which published tensor becomes which parameter. "{layer}" stands for 0, 1, 2, …. None drops a tensor on
+# purpose; a pair (name, change) passes the tensor through change(tensor, config) first.
+Table = Mapping[str, "str | None | tuple[str, Callable[[Tensor, Any], Tensor]]"]
+
+
+def build(
+    family: Any, config: Any, tensors: Mapping[str, Stored], source: Path, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """Return a model of a family with its weights, in eval mode. It is made without memory and never initialised.
+
+    Raises:
+        WeightsError: see :func:`load_weights`; or the layers of file and configuration differ in number.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype is {dtype}; weights are torch.float32, torch.bfloat16, torch.float16 or torch.float64")
+    _check_layers(family.weights, config, tensors, source)
+    with torch.device("meta"), _Unfilled():
+        model = family.model(config)
+    load_weights(model, tensors, family.weights, source, device, dtype)
+    return model.eval()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leave out drawing initial weights. On the meta device it changes nothing, yet makes torch import its compiler."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return args[0] if function is Tensor.normal_ else function(*args, **(kwargs or {}))
+
+
+def load_weights(
+    model: nn.Module,
+    tensors: Mapping[str, Stored],
+    table: Table,
+    source: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Give each parameter of a model the stored tensor that a table assigns to it, one after the other.
+
+    Args:
+        model: has ``config`` with ``n_layers``; its parameters may be on the meta device.
+        source: the file or folder that the tensors come from, for messages.
+
+    Raises:
+        WeightsError: a tensor is missing, is not in the table, has a wrong shape, or holds no floating-point numbers or
+            some that are not finite.
+    """
+    places = _expand(table, model.config.n_layers)
+    parameters = dict(model.named_parameters())
+    wanted = {name: place for name, place in places.items() if place is not None and place[0] in parameters}
+    dropped = {name for name, place in places.items() if place is None}
+    unfed = parameters.keys() - {name for name, _ in wanted.values()}
+    assert not unfed, f"the table of {type(model).__name__} leaves out {sorted(unfed)}"
+
+    if missing := sorted(wanted.keys() - tensors.keys()):
+        raise WeightsError(f"{source} lacks the tensor {_first(missing)}, without which the model is incomplete")
+    if unused := sorted(tensors.keys() - wanted.keys() - dropped):
+        raise WeightsError(
+            f"{source} holds the tensor {_first(unused)}, for which a {type(model).__name__} of this configuration has "
+            "no use: it is another model, or one with a head that is not implemented here"
+        )
+    for name, (ours, _) in wanted.items():
+        shape = parameters[ours].shape
+        if tensors[name].shape != shape:
+            raise WeightsError(
+                f"{tensors[name].file}: tensor {name!r} has shape {tensors[name].shape}; the configuration expects "
+                f"{tuple(shape)} for {ours}"
+            )
+    for name, (ours, change) in wanted.items():
+        value = _read(name, tensors[name])
+        value = change(value, model.config) if change else value
+        module, _, attribute = ours.rpartition(".")
+        setattr(model.get_submodule(module), attribute, nn.Parameter(value.to(device, dtype)))
+
+
+def _read(name: str, stored: Stored) -> Tensor:
+    try:
+        value = stored.read()
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{stored.file}: tensor {name!r} cannot be read: {error}; fetch the file again") from error
+    if not value.is_floating_point():
+        raise WeightsError(f"{stored.file}: tensor {name!r} is of type {value.dtype}; expected floating-point numbers")
+    if not value.float().sum().isfinite():
+        raise WeightsError(f"{stored.file}: tensor {name!r} holds numbers that are not finite; fetch the file again")
+    return value
+
+
+def _expand(table: Table, n_layers: int) -> dict[str, tuple[str, Callable | None] | None]:
+    """Write a table out for each layer; every place becomes a pair (name, change or None)."""
+    places: dict[str, tuple[str, Callable | None] | None] = {}
+    for name, place in table.items():
+        ours, change = place if isinstance(place, tuple) else (place, None)
+        for layer in range(n_layers if "{layer}" in name else 1):
+            key = name.replace("{layer}", str(layer))
+            places[key] = None if ours is None else (ours.replace("{layer}", str(layer)), change)
+    return places
+
+
+def _check_layers(table: Table, config: Any, tensors: Mapping[str, Stored], source: Path) -> None:
+    """Compare the number of layers before any is built: a damaged number may be in the billions."""
+    prefixes = {name.split("{layer}")[0] for name in table if "{layer}" in name}
+    pattern = re.compile(f"(?:{'|'.join(map(re.escape, prefixes))})([0-9]{{1,9}})\\.")
+    found = {int(match[1]) for name in tensors if (match := pattern.match(name))}
+    if found and config.n_layers != max(found) + 1:
+        raise WeightsError(
+            f"{source} holds tensors of {max(found) + 1} layers, its configuration has {config.n_layers}; "
+            "one of them is damaged or belongs to another model"
+        )
+    if not found:
+        raise WeightsError(
+            f"{source} holds no tensors of layers ({', '.join(sorted(prefixes))}0 …): it is another model"
+        )
+
+
+def _first(names: list[str]) -> str:
+    return repr(names[0]) + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
