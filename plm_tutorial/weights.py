@@ -159,7 +159,7 @@ class _Unfilled(TorchFunctionMode):
     """Leave out drawing initial weights. On the meta device it changes nothing, yet makes torch import its compiler."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return args[0] if function is Tensor.normal_ else function(*args, **(kwargs or {}))
+        return None if function is nn.init.normal_ else function(*args, **(kwargs or {}))
 
 
 def load_weights(

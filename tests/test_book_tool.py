@@ -126,7 +126,7 @@ def test_html_is_not_built_from_an_outdated_run(book):
     book.write("b", ["2"])
     for name in ("_config.yml", "conf.py", "references.bib", "index.md"):
         shutil.copy(ROOT / name, book.folder / name)
-    for name in ("_static", "_templates", "reference"):
+    for name in ("_static", "reference"):
         (book.folder / name).mkdir()
     ran = book.python("tools/book.py", "html")
     assert ran.returncode == 1 and "chapters/b.ipynb: its code changed; run `make book`" in ran.stderr

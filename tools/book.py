@@ -34,7 +34,7 @@ STAGE = OUT / "stage"
 HTML = OUT / "en" / "html"
 LOCK = ROOT / "requirements" / "lock.txt"
 SEEDS_RECORD = ROOT / "reference" / "seeds.json"
-SOURCES = ["_config.yml", "_toc.yml", "conf.py", "index.md", "references.bib", "_static", "_templates", "chapters",
+SOURCES = ["_config.yml", "_toc.yml", "conf.py", "index.md", "references.bib", "_static", "chapters",
            "reference", "tools/book_extension.py"]  # fmt: skip
 WORKERS = 2
 

@@ -105,7 +105,7 @@ def _bits_per_byte(answer):
 @exercises.add("ex-cheapest-vocabulary")
 def _cheapest_vocabulary(answer):
     for e, layers, width in ((0.1, 12, 768), (0.2, 4, 256), (0.5, 1, 10)):
-        call, got = f"cheapest({e}, {layers}, {width})", answer(e, layers, width)
+        call, got = f"cheapest_vocabulary({e}, {layers}, {width})", answer(e, layers, width)
 
         def cost(size, e=e, layers=layers, width=width):
             return size**-e * (24 * layers * width**2 + 2 * width * size)

@@ -76,8 +76,6 @@ def tokenizer_explorer(
     markup = _TEMPLATE.format(
         label=html.escape(label),
         style=_file("tokenizer_explorer.css"),
-        buttons="".join(f'<button type="button">{html.escape(name)}</button>' for name in examples),
-        merges=len(tokenizer.merges),
         counts=_counts(text, len(tokens)),
         chips=_chips(words, tokenizer.vocab),
         more=_more(len(tokens)),
@@ -88,10 +86,21 @@ def tokenizer_explorer(
     return Explorer(markup, f"{label}\n{len(tokens):,} tokens, each with its id: {listed}")
 
 
-_TEMPLATE = """<div class="plm-bpe" role="group" aria-label="{label}" data-lm-suppress-shortcuts="true">
+_TEMPLATE = """<div class="plm-bpe" role="group" aria-label="{label}">
 <style>
 {style}</style>
-<div class="plm-bpe-controls" hidden>
+<div class="plm-bpe-counts">{counts}</div>
+<div class="plm-bpe-tokens" data-part="tokens">{chips}</div>
+<p class="plm-bpe-note" data-part="more">{more}</p>
+<p class="plm-bpe-note" data-part="static">Where scripts run, you can type your own text here.</p>
+<script type="application/json">{config}</script>
+<script>
+{script}</script>
+</div>
+"""
+
+# Controls reach the page with the script, since without it they would be dead: these above the counts, ...
+_CONTROLS = """<div class="plm-bpe-controls">
 <label>Your text
 <textarea data-part="text" rows="4" maxlength="20000" spellcheck="false" autocomplete="off"></textarea></label>
 <div class="plm-bpe-examples" data-part="examples" role="group" aria-label="Example texts">{buttons}</div>
@@ -100,19 +109,11 @@ _TEMPLATE = """<div class="plm-bpe" role="group" aria-label="{label}" data-lm-su
 <span><input data-part="merges" type="number" min="0" max="{merges}" step="1" aria-label="Merges used, as a number">
 of {merges:,}</span></div>
 </div>
-<div class="plm-bpe-counts">{counts}</div>
-<p class="plm-bpe-unseen" data-part="status" role="status" aria-live="polite"></p>
-<div class="plm-bpe-tokens" data-part="tokens">{chips}</div>
-<p class="plm-bpe-note" data-part="more">{more}</p>
-<p class="plm-bpe-note" data-part="static">Where scripts run, you can type your own text here.</p>
-<p class="plm-bpe-detail" data-part="detail" hidden></p>
-<details class="plm-bpe-word" open hidden><summary>Step by step: the selected word</summary>
-<ol class="plm-bpe-story" data-part="story"></ol></details>
-<script type="application/json">{config}</script>
-<script>
-{script}</script>
-</div>
-"""
+<p class="plm-bpe-unseen" data-part="status" role="status" aria-live="polite"></p>"""
+# ... and these below the tokens.
+_EXPLANATION = """<p class="plm-bpe-detail" data-part="detail"></p>
+<details open><summary>Step by step: the selected word</summary>
+<ol class="plm-bpe-story" data-part="story"></ol></details>"""
 
 
 def _file(name: str) -> str:
@@ -124,6 +125,7 @@ def _file(name: str) -> str:
 
 def _config(tokenizer: BPETokenizer, text: str, examples: Mapping[str, str]) -> str:
     """Return what the script needs as JSON that may stand in a script element."""
+    buttons = "".join(f'<button type="button">{html.escape(name)}</button>' for name in examples)
     config = {
         "pattern": javascript_pattern(GPT2_PATTERN),
         "special": len(tokenizer.special_tokens),  # they have the first ids
@@ -132,6 +134,8 @@ def _config(tokenizer: BPETokenizer, text: str, examples: Mapping[str, str]) -> 
         "drawn": MAX_DRAWN,
         "text": text,
         "examples": dict(examples),
+        "controls": _CONTROLS.format(buttons=buttons, merges=len(tokenizer.merges)),
+        "explanation": _EXPLANATION,
     }
     # JSON that holds "</script>" would end the element; "<" occurs in strings only, where an escape means the same.
     return json.dumps(config, separators=(",", ":")).replace("<", r"\u003c")
@@ -166,12 +170,13 @@ def _counts(text: str, tokens: int) -> str:
 def _chips(words: list[tuple[bytes, ...]], vocab: Mapping[bytes, int]) -> str:
     """Return the tokens as coloured boxes; the script draws the same ones."""
     chips = []
+    bar = '<span class="plm-bpe-bar">|</span>'  # seen only where a viewer drops the style
     for number, word in enumerate(words):
         for i, token in enumerate(word):
             ends = (" plm-bpe-first" if i == 0 else "") + (" plm-bpe-last" if i == len(word) - 1 else "")
             look = f"plm-bpe-chip plm-bpe-c{(3 * number + i) % 5}{ends}"  # neighbours differ in colour
             line_end = "<br>" if token.endswith(b"\n") else ""
-            chips.append(f'<span class="{look}" title="id {vocab[token]}">{_visible(token)}</span>{line_end}')
+            chips.append(f'<span class="{look}" title="id {vocab[token]}">{_visible(token)}</span>{bar}{line_end}')
     return "".join(chips[:MAX_DRAWN])
 
 

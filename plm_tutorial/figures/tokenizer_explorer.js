@@ -56,6 +56,9 @@
     constructor(root) {
       this.config = JSON.parse(root.querySelector("script[type='application/json']").textContent);
       this.tokenizer = new Tokenizer(this.config);
+      const parse = (markup) => document.createRange().createContextualFragment(markup);
+      root.querySelector("style").after(parse(this.config.controls));
+      root.querySelector("[data-part=static]").replaceWith(parse(this.config.explanation));
       const named = (key) => Array.from(root.querySelectorAll(`[data-${key}]`), (node) => [node.dataset[key], node]);
       this.parts = Object.fromEntries(named("part"));
       this.counts = Object.fromEntries(named("count"));
@@ -64,8 +67,6 @@
       this.parts.tokens.setAttribute("role", "listbox");
       this.parts.tokens.setAttribute("aria-label", "Tokens");
       this.parts.tokens.setAttribute("aria-orientation", "horizontal");
-      this.parts.static.remove();
-      for (const node of root.querySelectorAll("[hidden]")) node.hidden = false;
       this.listen();
       this.place = 0; // the token that holds this byte stays selected when the tokens change
       this.setLimit(this.tokenizer.merges.length);
@@ -149,6 +150,7 @@
       const node = chip(this.tokenizer.tokens[id], look);
       const spoken = visible(this.tokenizer.tokens[id]).map((part) => part.spoken);
       node.setAttribute("role", "option");
+      node.setAttribute("data-lm-suppress-shortcuts", "true"); // or JupyterLab takes the letter keys for itself
       node.setAttribute("aria-label", `${spoken.join(" ")}, id ${id}`);
       return node;
     }
