@@ -167,13 +167,14 @@ def _place(infos: list[tuple[str, TensorInfo]], cursor: _Cursor, alignment: int)
         return -(-position // alignment) * alignment
 
     base, size = aligned(cursor.at), len(cursor.data)
-    tensors, end = {}, 0
+    tensors, end, previous = {}, 0, ""
     for name, info in infos:
         if name in tensors:
             raise ValueError(f"tensor {name!r} is in it twice")
         if info.start != aligned(end):
-            raise ValueError(f"tensor {name!r} is said to start at byte {info.start}; expected {aligned(end)}")
-        end = info.start + info.n_bytes
+            before = f", behind {previous!r}" if tensors else ""
+            raise ValueError(f"tensor {name!r} should start at byte {aligned(end)}{before}, but {info.start} is given")
+        end, previous = info.start + info.n_bytes, name
         if base + end > size:
             raise ValueError(f"it ends after {size} bytes, in tensor {name!r}, which needs {base + end}")
         tensors[name] = TensorInfo(info.shape, info.kind, base + info.start, info.n_bytes)

@@ -175,7 +175,7 @@ def _find_model(name_or_path: str | Path) -> Path:
         return path
     wanted = ["config.json", "*.safetensors", "*.safetensors.index.json"]
     get = partial(snapshot_download, name, allow_patterns=wanted, ignore_patterns="*/*")
-    return _from_hub(name, path, known, "config.json with model.safetensors", get)
+    return _from_hub(name, path, known, "config.json and model.safetensors", get)
 
 
 def _from_hub(name: str, path: Path, known: dict[str, str], what: str, get: Callable[[], str]) -> Path:
@@ -183,7 +183,7 @@ def _from_hub(name: str, path: Path, known: dict[str, str], what: str, get: Call
     names = ", ".join(known)
     if path.suffix in (".json", ".gguf") or path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ValueError(f"there is no file or folder {path}; pass one that exists, or a registry name: {names}")
-    nearest = difflib.get_close_matches(name, known, n=1)
+    nearest = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f"Did you mean {nearest[0]!r}? " if nearest else ""
     if nearest and "/" not in name:  # a slip of the keyboard: do not make the reader wait for the hub
         raise ValueError(f"{name!r} is no registry name ({names}), and no file or folder here. {hint}")

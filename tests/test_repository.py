@@ -56,6 +56,12 @@ def test_first_code_cell_installs_on_colab_and_does_nothing_elsewhere(path):
     assert "remove-cell" in cells[0]["metadata"]["tags"]
 
 
+def test_code_and_pages_are_clean():
+    """ruff's rules for the package, and for the code cells of pages (which fit a column of 88 characters)."""
+    ran = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+
+
 def test_every_notebook_is_in_the_table_of_contents():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     listed = {chapter["file"] for part in toc["parts"] for chapter in part["chapters"]}
