@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,22 @@ def test_readme_names_the_commands_that_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     named = set(re.findall(r"(?:^|[`>] ?)make ([a-z]+)", (ROOT / "README.md").read_text(), re.M))
     assert {"book", "test"} <= named <= targets
+
+
+def test_an_installed_package_carries_all_modules_scripts_and_records(tmp_path):
+    """What a reader gets who installs the package alone, as on Colab."""
+    source = tmp_path / "source"
+    for name in ("plm_tutorial", "artifacts"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*command, "-w", str(tmp_path), str(source)], check=True, capture_output=True)
+    names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    wanted = {p for p in (source / "plm_tutorial").rglob("*") if p.suffix in {".py", ".js", ".css"}}
+    assert {str(path.relative_to(source)) for path in wanted} <= names
+    records = {str(path.relative_to(source / "artifacts")) for path in (source / "artifacts").glob("*/*")}
+    assert records and {f"plm_tutorial/_artifacts/{name}" for name in records} <= names
 
 
 def test_no_pickle_and_no_remote_code():

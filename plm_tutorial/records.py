@@ -1,0 +1,84 @@
+"""Recorded results: what takes too long for a page, made by a script of the repository and read back with its label.
+
+In: the scores of a study, the data it used and the command that remakes it. Out: ``artifacts/<name>/record.json``, and
+on a page a small table headed "recorded", with the command, the machine and the date. A page never types such numbers.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+from plm_tutorial import runtime
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+class RecordError(ValueError):
+    """A record is missing or is not one; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One recorded study."""
+
+    name: str
+    command: str  # remakes the record, from the repository's root
+    machine: str
+    date: str  # ISO, of the run
+    data: dict[str, str]  # what was used -> sha256
+    seeds: list[int]
+    scores: dict[str, float]  # what was measured, in words with units -> value
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        head = f"recorded {self.date} on {self.machine}, by: {self.command}"
+        rows = [(name, f"{x:,.4g}" if isinstance(x, float) else f"{x:,}") for name, x in self.scores.items()]
+        cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{value}</td></tr>" for name, value in rows)
+        table = f'<table class="plm-record"><caption>{html.escape(head)}</caption><tbody>{cells}</tbody></table>'
+        plain = "\n".join([head, *(f"  {name}: {value}" for name, value in rows)])
+        return {"text/plain": plain, "text/html": table}
+
+
+def artifacts() -> Path:
+    """Return the folder of artifacts: the repository's, or the copy that an installed package carries."""
+    repository = _PACKAGE.parent / "artifacts"
+    return repository if repository.is_dir() else _PACKAGE / "_artifacts"
+
+
+def recorded(name: str) -> Record:
+    """Return the record of a study, for display as the last line of a cell or to take its ``scores``.
+
+    Raises:
+        RecordError: there is no such record, or the file is damaged.
+    """
+    path = artifacts() / name / "record.json"
+    if not path.is_file():
+        known = sorted(folder.parent.name for folder in artifacts().glob("*/record.json"))
+        raise RecordError(f"there is no record {name!r}; known: {', '.join(known) or 'none'}")
+    try:
+        record = Record(name=name, **json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise RecordError(f"{path} is no record ({error}); restore it with: git checkout -- {path}") from error
+    runtime.record_read(f"artifacts/{name}/record.json", runtime.file_sha256(path))
+    return record
+
+
+def write_record(
+    name: str, scores: Mapping[str, float], *, command: str, data: Mapping[str, str], seeds: list[int]
+) -> Path:
+    """Write ``artifacts/<name>/record.json`` atomically and return its path."""
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    record = Record(name, command, machine, date.today().isoformat(), dict(data), seeds, dict(scores))
+    folder = artifacts() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {key: value for key, value in asdict(record).items() if key != "name"}
+    temporary = folder / "record.json.new"
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "record.json")
+    return folder / "record.json"
