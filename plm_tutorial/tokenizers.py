@@ -19,10 +19,6 @@ import regex
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-# Written beside this module, and part of it for whoever imports.
-from plm_tutorial.unigram import unigram_em_step, viterbi  # noqa: F401
-from plm_tutorial.wordpiece import WordPieceTokenizer, bert_normalize, bert_words, wordpiece_scores  # noqa: F401
-
 Word = tuple[bytes, ...]  # a piece of text, cut into the symbols it currently consists of
 Pair = tuple[bytes, bytes]
 

@@ -123,7 +123,8 @@ def _dequantize(path: Path, name: str, info: TensorInfo) -> Tensor:
     if info.kind in (types := {gguf.GGMLQuantizationType.F32: np.float32, gguf.GGMLQuantizationType.F16: np.float16}):
         return torch.from_numpy(data.view(types[info.kind])).float()
     try:
-        return torch.from_numpy(gguf.quants.dequantize(data, info.kind))
+        with np.errstate(all="ignore"):  # a scale that is not finite is found by whoever reads the tensor
+            return torch.from_numpy(gguf.quants.dequantize(data, info.kind))
     except NotImplementedError as error:
         raise WeightsError(
             f"{path}: tensor {name!r} is stored as {info.kind.name}, which is not implemented here; convert the file "

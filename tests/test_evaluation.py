@@ -19,7 +19,8 @@ from plm_tutorial.evaluation import (
     split_windows,
 )
 from plm_tutorial.ngram import NGram
-from plm_tutorial.tokenizers import BPETokenizer, WordPieceTokenizer, train_fast_bpe
+from plm_tutorial.tokenizers import BPETokenizer, train_fast_bpe
+from plm_tutorial.wordpiece import WordPieceTokenizer
 
 BYTES = BPETokenizer([], ["<|end|>"])  # 257 ids: one special token, then a token for each byte
 TEXTS = ["a", "Žižek's film — a dud.", "no " * 30, "the end of the world, again", "x" * 17]

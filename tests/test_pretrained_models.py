@@ -511,7 +511,7 @@ GGUF = {
     "rows that are no blocks": _at(Q, 4, _u64(33)),
     "unknown quantization": _at(Q, 20, _u32(77)),
     "another known quantization": _at(Q, 20, _u32(int(Q4_1))),
-    "wrong offset": _at(Q, 24, _u64(32)),
+    "offset 32": _at(Q, 24, _u64(32)),
     "offset 2**63": _at(UP, 24, _u64(2**63)),
     "name of a tensor flipped": lambda d: d.replace(Q, b"blk.0.attn_p.weight"),
     "name of a tensor twice": lambda d: d.replace(Q, b"blk.0.attn_v.weight"),
@@ -529,7 +529,8 @@ def test_damaged_gguf(model, tmp_path, damage):
     load_model(path, device="cpu")  # undamaged it loads
     assert (damaged := GGUF[damage](whole)) != whole
     path.write_bytes(damaged)
-    _refused(path, *([Q.decode()] if "rank" in damage or "quantization" in damage or "dimension" in damage else []))
+    named = [Q.decode()] if any(word in damage for word in ("rank", "quantization", "dimension", "offset 32")) else []
+    _refused(path, *named, *(["should start at byte"] if "offset" in damage else []))
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_first_code_cell_installs_on_colab_and_does_nothing_elsewhere(path):
 
 
 def test_code_and_pages_are_clean():
-    """ruff's rules for the package, and for the code cells of pages (which fit a column of 88 characters)."""
+    """ruff's rules for the package, and for the code cells of pages (which fit a column of 92 characters)."""
     ran = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout
 

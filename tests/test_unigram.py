@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from plm_tutorial import text
-from plm_tutorial.tokenizers import unigram_em_step, viterbi
+from plm_tutorial.unigram import unigram_em_step, viterbi
 
 PIECES = ["a", "b", "ab", "ba", "aa", "aba", "bb", "abab"]
 LOGP = st.tuples(*[st.floats(-6, -0.5)] * len(PIECES)).map(lambda scores: dict(zip(PIECES, scores, strict=True)))

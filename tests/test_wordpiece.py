@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from plm_tutorial import assets, text
-from plm_tutorial.tokenizers import WordPieceTokenizer, bert_normalize, bert_words, wordpiece_scores
+from plm_tutorial.wordpiece import WordPieceTokenizer, bert_normalize, bert_words, wordpiece_scores
 
 # The library's tables are older than Python's: compare on characters whose category has never changed.
 STABLE = st.characters().filter(

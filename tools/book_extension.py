@@ -169,6 +169,13 @@ def _row(cells: list) -> nodes.row:
     return row
 
 
+def number_contents(doctree: nodes.document) -> None:
+    """Give the bodies of exercises and solutions ids of their own; sphinx-exercise gives them all the same."""
+    for number, section in enumerate(doctree.findall(nodes.section)):
+        if section["ids"] and section["ids"][0] in ("exercise-content", "solution-content"):
+            section["ids"] = [f"{section['ids'][0]}-{number}"]
+
+
 def always_outdated(app, env, added, changed, removed) -> list[str]:
     """Rebuild the pages that are made from others whenever anything is rebuilt."""
     return [docname for docname in ("reference/claims", "reference/run_status") if docname in env.found_docs]
@@ -179,5 +186,6 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("claims", TableDirective)
     app.add_directive("run-status", TableDirective)
     app.connect("doctree-resolved", fill_placeholders)
+    app.connect("doctree-resolved", lambda app, doctree, docname: number_contents(doctree))
     app.connect("env-get-outdated", always_outdated)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

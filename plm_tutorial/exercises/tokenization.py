@@ -11,7 +11,7 @@ import math
 import regex
 
 from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal
-from plm_tutorial.tokenizers import WordPieceTokenizer
+from plm_tutorial.wordpiece import WordPieceTokenizer
 
 exercises = Exercises()
 check = exercises.check
