@@ -92,6 +92,14 @@ def test_wrong(label, answer, message):
     assert message in result.message
 
 
+def test_every_exercise_has_a_right_and_a_wrong_answer():
+    assert {label for label, _ in RIGHT} == {label for label, *_ in WRONG} == set(exercises.labels)
+
+
+def blank(x, y): ...
+
+
 @pytest.mark.parametrize("label", exercises.labels)
-def test_unanswered(label):
-    assert check(label, ...).outcome == "unanswered"
+@pytest.mark.parametrize("answer", [None, ..., blank])
+def test_unanswered_is_silent(label, answer):
+    assert check(label, answer).outcome == "unanswered"
