@@ -516,7 +516,9 @@ def script(**changes) -> str:
 
 
 def start(**options) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", script()], stdout=subprocess.PIPE, text=True, **options)
+    # A shell's background job ignores SIGINT and hands that down; the program in question is to be interrupted.
+    program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {script()}"
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, **options)
 
 
 def read_until(stream, pattern: str, seconds: float = 30) -> str:
