@@ -64,7 +64,7 @@ def test_static_tokens_are_those_of_encode(tokenizer):
     page = Page(explorer.html)
     titles = [a["title"] for tag, a in page.elements if tag == "span" and "title" in a]
     assert titles == [f"id {i}" for i in tokenizer.encode(text)]
-    assert "".join(page.chips) == "the·movie→of↵theme"
+    assert "".join(page.chips) == "the␣movie→of↵theme"
 
 
 def test_static_part_needs_no_script(tokenizer):
@@ -82,7 +82,7 @@ def test_what_a_reader_gives_is_escaped(tokenizer):
     assert page.count("b") == 4, "the four counts"
     controls = Page(page.config()["controls"])
     assert (controls.count("b"), controls.count("script")) == (1, 0), "the slider's name"
-    assert "".join(page.chips) == NASTY.replace(" ", "·")
+    assert "".join(page.chips) == NASTY.replace(" ", "␣")
     assert page.config()["text"] == NASTY and page.config()["examples"] == {NASTY: NASTY}
     assert page.elements[0][1]["aria-label"] == NASTY
 
@@ -100,7 +100,7 @@ def test_no_attribute_can_clash_with_another_instance(tokenizer):
         ("", []),
         ("é", ["C3", "A9"]),  # no merge makes this character whole
         ("\0", ["U+0000"]),
-        (" ", ["·"]),
+        (" ", ["␣"]),
     ],
 )
 def test_unseen_characters_have_marks(tokenizer, text, chips):

@@ -318,11 +318,11 @@ def test_word_is_shown_merge_by_merge(visit, tokenizer):
     changes = [number for number in range(1, len(states)) if states[number] != states[number - 1]]
     assert lines.count() == len(changes) + 1
     for line, number in zip(lines.all()[1:], changes, strict=True):
-        left, right = (part.decode().replace(" ", "·") for part in tokenizer.merges[number - 1])
+        left, right = (part.decode().replace(" ", "␣") for part in tokenizer.merges[number - 1])
         label = line.locator(".plm-bpe-step").inner_text()
         assert label.split() == ["merge", str(number), left, "+", right]
         row = line.locator(".plm-bpe-row > .plm-bpe-chip").all_inner_texts()
-        assert row == [token.decode().replace(" ", "·") for token in states[number]]
+        assert row == [token.decode().replace(" ", "␣") for token in states[number]]
 
 
 def test_selection_stays_at_its_place_when_merges_change(visit, tokenizer):

@@ -42,9 +42,7 @@ def _convert(answer):
             raise Wrong(f"{call} gave {got:.4f}: these are nats; for bits take the logarithm to base 2")
         if units != n_bytes and math.isclose(got, math.log2(perplexity), rel_tol=1e-6) and perplexity > 1:
             raise Wrong(f"{call} gave {got:.4f}: these are bits a unit; spread all units over the bytes")
-        expect(
-            math.isclose(got, wanted, rel_tol=1e-6, abs_tol=1e-12), f"{call} gave {got:.4f}, expected {wanted:.4f}"
-        )
+        expect(math.isclose(got, wanted, rel_tol=1e-6, abs_tol=1e-12), f"{call} gave {got:.4f}, expected {wanted:.4f}")
 
 
 @exercises.add("ex-unseen-mass")
@@ -55,7 +53,9 @@ def _unseen_mass(answer):
         if math.isclose(got, k / (total + k * vocabulary), rel_tol=1e-9) and vocabulary - distinct != 1:
             raise Wrong(f"{call} gave {got:.4f}: that is one unseen token; all of them together are asked for")
         if math.isclose(got, k * vocabulary / (total + k * vocabulary), rel_tol=1e-9) and distinct:
-            raise Wrong(f"{call} gave {got:.4f}: the {distinct} tokens that were seen get their k too, but are not unseen")
+            raise Wrong(
+                f"{call} gave {got:.4f}: the {distinct} tokens that were seen get their k too, but are not unseen"
+            )
         expect(math.isclose(got, wanted, rel_tol=1e-9, abs_tol=1e-12), f"{call} gave {got:.4f}, expected {wanted:.4f}")
 
 
@@ -74,9 +74,7 @@ def _continuation(answer):
         words = [w for _, w in pairs]
         wanted = wanted or {w: words.count(w) / len(words) for w in words}
         missing = sorted(wanted.keys() - got.keys())
-        expect(
-            not missing, f"{call} lacks {missing[:1]}: the border before a document comes before its first word"
-        )
+        expect(not missing, f"{call} lacks {missing[:1]}: the border before a document comes before its first word")
         total = sum(got.values())
         expect(math.isclose(total, 1, rel_tol=1e-9), f"the shares of {call} add up to {total:.3f}, not to 1")
         for w, share in wanted.items():

@@ -67,6 +67,7 @@ def _stream(answer):
         )
         text = b"".join(tokens).decode()
         expect("\ufffd" not in "".join(got), f"{call} gave {got}: half a character was shown as U+FFFD")
+        expect("".join(got) == text or got[-1] != text, f"{call} gave {got}; give only what is new after each token")
         expect("".join(got) == text, f"{call} gave {got}, which is not the text {text!r}")
         for i in range(len(tokens)):
             ready = b"".join(tokens[: i + 1]).decode(errors="ignore")

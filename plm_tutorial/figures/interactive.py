@@ -23,7 +23,7 @@ MAX_DRAWN = 2000  # tokens; a longer text is counted in full, but so many colour
 
 # What `\s` means to the `regex` module. JavaScript's `\s` differs: it has U+FEFF and lacks U+0085.
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-_MARKS = {" ": "·", "\n": "↵", "\t": "→"}
+_MARKS = {" ": "␣", "\n": "↵", "\t": "→"}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
   "use strict";
   const { Tokenizer, wellFormed, decode } = window.plmFigures;
   const LONGEST_WORD = 100; // bytes; shown step by step
-  const MARKS = { " ": ["·", "space"], "\n": ["↵", "newline"], "\t": ["→", "tab"] };
+  const MARKS = { " ": ["␣", "space"], "\n": ["↵", "newline"], "\t": ["→", "tab"] };
 
   const number = (value) => value.toLocaleString("en");
   const hex = (value, digits) => value.toString(16).toUpperCase().padStart(digits, "0");
@@ -77,7 +77,8 @@
       const { text, slider, merges, tokens, examples } = this.parts;
       text.addEventListener("input", () => this.draw());
       slider.addEventListener("input", () => this.setLimit(this.stops[slider.value]));
-      merges.addEventListener("change", () => this.setLimit(Number(merges.value)));
+      merges.addEventListener("input", () => merges.value && this.setLimit(Number(merges.value)));
+      merges.addEventListener("change", () => (merges.value = this.limit));
       examples.addEventListener("click", (event) => {
         const button = event.target.closest("button");
         if (button) this.setText(this.config.examples[button.textContent]);
