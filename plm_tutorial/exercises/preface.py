@@ -19,6 +19,7 @@ def _nearest(answer):
     got = answer(np.array([2.0, 0.0]), vectors)
     call = "nearest([2, 0], [[1, 0.1], [30, 40], [-5, 0]])"
     expect(np.ndim(got) == 0, f"{call} gave {got!r}; expected one number, that of a row")
+    expect(int(got) == got, f"{call} gave {got!r}; expected the index of a row, counted from 0")
     if got == 1:
         raise Wrong(f"{call} gave 1: that row is only the longest. Divide by its length")
     if got == 2:
