@@ -19,9 +19,11 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -135,7 +137,7 @@ class Progress:
 
 
 def _page_of(nodeid: str) -> str:
-    return nodeid.split("::")[0].split("/run/")[-1]
+    return re.split(r"/?run-[^/]+/", nodeid.split("::")[0])[-1]
 
 
 def execute(pages: list[str]) -> int:
@@ -146,28 +148,34 @@ def execute(pages: list[str]) -> int:
     """
     import pytest
 
-    folder = OUT / "run"
-    shutil.rmtree(folder, ignore_errors=True)
     pages = sorted(pages, key=_last_seconds, reverse=True)  # the slowest first, so that the end is not one long page
-    for page in pages:
-        notebook = _read_source(page)
-        notebook.cells.append(nbformat.v4.new_code_cell(RECORD_CELL, metadata={"tags": ["remove-cell"]}))
-        notebook.metadata["plm_code"] = code_sha256(_read_source(page))
-        notebook.metadata["plm_environment"] = environment_sha256()
-        (folder / page).parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, folder / page)
     os.environ.update(
         OMP_NUM_THREADS="1", RAYON_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", PYDEVD_DISABLE_FILE_VALIDATION="1"
     )
-    progress = Progress(len(pages))
     arguments = ["--nbmake", "--overwrite", "--nbmake-timeout=300", "-p", "no:cacheprovider", "-q", "--no-header"]
     arguments += ["-n", str(min(WORKERS, len(pages))), "--dist", "worksteal", "--rootdir", str(ROOT)]
-    code = pytest.main(arguments + [str(folder / page) for page in pages], plugins=[progress])
-    for page in pages:
-        if _passed(folder / page):
-            executed_path(page).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(folder / page, executed_path(page))
+    OUT.mkdir(exist_ok=True)
+    # A folder of its own, so that two commands at once do not get into each other's way.
+    with tempfile.TemporaryDirectory(prefix="run-", dir=OUT) as name:
+        folder = Path(name)
+        for page in pages:
+            _write_with_record_cell(page, folder / page)
+        code = pytest.main(arguments + [str(folder / page) for page in pages], plugins=[Progress(len(pages))])
+        for page in pages:
+            if _passed(folder / page):
+                executed_path(page).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(folder / page, executed_path(page))
     return int(code)
+
+
+def _write_with_record_cell(page: str, target: Path) -> None:
+    """Write the notebook to execute: the page, and a last cell that records what the run used."""
+    notebook = _read_source(page)
+    notebook.metadata["plm_code"] = code_sha256(notebook)
+    notebook.metadata["plm_environment"] = environment_sha256()
+    notebook.cells.append(nbformat.v4.new_code_cell(RECORD_CELL, metadata={"tags": ["remove-cell"]}))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, target)
 
 
 def _passed(path: Path) -> bool:

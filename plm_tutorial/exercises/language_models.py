@@ -21,7 +21,7 @@ def _by_hand(answer):
     expect(new == 0, f"P(no plot good fun) = {new}: 'plot' never follows 'no', and nothing is smoothed here")
     if math.isclose(seen, 1 / 3, rel_tol=1e-3):
         raise Wrong("P(good fun) = 1/3 is the share of such reviews; a bigram model multiplies three factors")
-    expect(math.isclose(seen, 4 / 9, rel_tol=1e-3), f"P(good fun) = {seen}: the factors are 2/3, 2/3 and 1")
+    expect(math.isclose(seen, 4 / 9, rel_tol=2e-2), f"P(good fun) = {seen}: the factors are 2/3, 2/3 and 1")
     if math.isclose(perplexity, (4 / 9) ** -0.5, rel_tol=1e-3):
         raise Wrong(f"the perplexity {perplexity:.3f} is per word; the border at the end is predicted too, so 3 tokens")
     if math.isclose(perplexity, 9 / 4, rel_tol=1e-3):
@@ -80,7 +80,8 @@ def _continuation(answer):
         for w, share in wanted.items():
             expect(
                 math.isclose(got[w], share, rel_tol=1e-9),
-                f"{call}[{w!r}] is {got[w]:.4f}, expected {share:.4f}: count different words before it, each once",
+                f"{call}[{w!r}] is {got[w]:.4f}, expected {share:.4f}: count different words before it, each once; "
+                "the border counts before a document, and is no word itself",
             )
 
 
@@ -128,7 +129,7 @@ def _blind(answer):
         )
         one, two = (list(history) for history in got)
         expect(one != two, f"the two histories of {call} are the same; nobody would expect different words")
-        expect(min(len(one), len(two)) >= n, f"{call}: a history of {min(len(one), len(two))} words is seen whole")
+        expect(min(len(one), len(two)) >= n - 1, f"{call}: a history of {min(len(one), len(two))} words is seen whole")
         differ = next((i for i, (a, b) in enumerate(zip(one[::-1], two[::-1], strict=False), 1) if a != b), n)
         expect(
             one[len(one) - n + 1 :] == two[len(two) - n + 1 :],
@@ -154,5 +155,6 @@ def _cache(answer):
             expect(
                 math.isclose(x, y, rel_tol=1e-9),
                 f"{call} gives {x:.4f} at place {i}, expected {y:.4f}; its past is "
-                f"{history[max(0, i - window) : i]}, and the token itself does not belong to it",
+                f"{history[max(0, i - window) : i]}, and the token itself does not belong to it; "
+                "divide by the length of the past",
             )
