@@ -82,8 +82,9 @@ def glue(name: str, value: float | int | str) -> None:
     The role's content is ``NN_page.ipynb::name:.2f``, the format included. The value is also printed, since the role
     shows only in the built book.
     """
+    value = value if isinstance(value, str) else _plain(value)  # a numpy number's repr is no number
     if not isinstance(value, (int, float, str)):
-        raise ValueError(f"glue({name!r}) got a {type(value).__name__}; pass a Python number or text")
+        raise ValueError(f"glue({name!r}) got a {type(value).__name__}; pass a number or text")
     from IPython.display import display
 
     # The format that myst-nb reads (its own `glue` would drag the whole build chain into a reader's environment).

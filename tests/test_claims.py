@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from IPython.utils.capture import capture_output
 
 from plm_tutorial import claims
 from plm_tutorial.claims import ClaimFailed, claim, glue
@@ -76,6 +77,16 @@ def test_outside_a_notebook_the_line_is_printed(capsys):
     assert capsys.readouterr().out == "✓ plain Python: 1 < 2\n"
 
 
-def test_glue_refuses_what_the_page_could_not_format():
-    with pytest.raises(ValueError, match="pass a Python number or text"):
-        glue("loss", torch.tensor(1.0))
+@pytest.mark.parametrize("value", [1.5, np.float64(1.5), np.float32(1.5), torch.tensor(1.5)])
+def test_glue_stores_a_plain_number(value):
+    with capture_output() as shown:
+        glue("loss", value)
+    assert shown.outputs[0].data == {"application/papermill.record/text/plain": "1.5"}
+    assert shown.outputs[0].metadata["scrapbook"]["name"] == "loss"
+    assert "loss: 1.5" in shown.stdout
+
+
+@pytest.mark.parametrize("value", [None, [1.5], {"loss": 1.5}])
+def test_glue_refuses_what_the_page_could_not_format(value):
+    with pytest.raises(ValueError, match="pass a number or text"):
+        glue("loss", value)
