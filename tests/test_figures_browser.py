@@ -1,9 +1,7 @@
 """Interactive figures in a real browser, opened from a file with everything outside cut off."""
 
 import json
-import os
 import random
-import shutil
 
 import pytest
 import regex
@@ -32,21 +30,6 @@ def tokenizer() -> BPETokenizer:
     return train_bpe(
         REVIEWS * 4 + ["the theme of the unforgettable movie, and then the end  \n\n"] * 3, 700, ["<|end|>"]
     )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    path = os.environ.get("PLM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not path:
-        if os.environ.get("CI"):
-            pytest.fail("CI needs a browser: install Chromium or set PLM_CHROMIUM to its path")
-        pytest.skip("no Chromium: install it, or set PLM_CHROMIUM to a browser's path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
-"""The built book: its pages, and a browser that lets nothing out."""
+"""The built book and its pages."""
 
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -11,8 +9,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import book  # noqa: E402
-
-CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,19 +32,3 @@ def html() -> Path:
     if not (book.HTML / "index.html").exists():
         pytest.fail("the book is not built: run `make book` first")
     return book.HTML
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium, driven over the pages; required in CI, skipped elsewhere when there is none."""
-    from playwright.sync_api import sync_playwright
-
-    path = os.environ.get("PLM_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not path:
-        if os.environ.get("CI"):
-            pytest.fail("CI needs a browser: install Chromium or set PLM_CHROMIUM to its path")
-        pytest.skip("no Chromium: install it, or set PLM_CHROMIUM to a browser's path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
-        yield browser
-        browser.close()
