@@ -31,7 +31,7 @@ test: setup      ## everything that must hold: package, every page, the built bo
 	$(BIN)/python tools/book.py html
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m book
 
-slow: setup      ## the tests that take minutes
+slow: setup      ## the tests that take minutes; renews the records of damaged weights
 	$(BIN)/python -m pytest -m slow
 
 lab: setup       ## JupyterLab on the chapters

@@ -61,7 +61,7 @@ def test_every_record_of_the_repository_says_how_to_remake_it(root):
     assert paths
     for path in paths:
         record = recorded(path.parent.name)
-        assert (root / record.command.split()[1]).exists(), record.command
+        assert any((root / word).is_file() for word in record.command.split()), record.command
 
 
 def test_bpe_parity_rescored_on_part_of_its_data():
