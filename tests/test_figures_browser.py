@@ -9,7 +9,6 @@ import regex
 from plm_tutorial.figures.interactive import javascript_pattern, tokenizer_explorer
 from plm_tutorial.tokenizers import BPETokenizer, train_bpe
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 IMPACTS = {"serious", "critical"}
 TEXT = "The movie's unforgettable ending wasn't dull!\n\nNaïve café — 電影 🎬"
 EXAMPLES = {"Hindi": "यह फ़िल्म बहुत अच्छी है।", "<b>&": "</script><!-- & \"quoted\" 'text'"}

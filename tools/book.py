@@ -35,16 +35,17 @@ OUT = ROOT / "out"
 STAGE = OUT / "stage"
 HTML = OUT / "en" / "html"
 LOCK = ROOT / "requirements" / "lock.txt"
-SEEDS_RECORD = ROOT / "reference" / "seeds.json"
 SOURCES = ["_config.yml", "_toc.yml", "conf.py", "index.md", "references.bib", "_static", "chapters",
            "reference", "tools/book_extension.py"]  # fmt: skip
 WORKERS = 2
 
 sys.path.insert(0, str(ROOT / "tools"))
+import book_extension  # noqa: E402
 from book_extension import Run, read_run  # noqa: E402
 
 from plm_tutorial import assets, runtime  # noqa: E402
 
+SEEDS_RECORD = ROOT / book_extension.SEEDS_RECORD
 RECORD_CELL = "from plm_tutorial import runtime\n\nruntime.page_record()"
 
 
@@ -120,7 +121,7 @@ class Progress:
     """A pytest plugin: one line when a page begins, one when it ends."""
 
     def __init__(self, total: int):
-        self.total, self.done, self.failed = total, 0, 0
+        self.total, self.done = total, 0
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         print(f"          {_page_of(nodeid)} …", flush=True)
@@ -129,7 +130,6 @@ class Progress:
         if report.when != "call":
             return
         self.done += 1
-        self.failed += report.failed
         word = "failed after" if report.failed else "ran in"
         left = self.total - self.done
         print(f"[{self.done:2d}/{self.total}] {_page_of(report.nodeid)} {word} {report.duration:.0f} s, {left} left")
