@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -134,9 +134,27 @@ def _dequantize(path: Path, name: str, info: TensorInfo) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------------------ loader
 
-# A table says which published tensor becomes which parameter. "{layer}" stands for 0, 1, 2, …. None drops a tensor on
-# purpose; a pair (name, change) passes the tensor through change(tensor, config) first.
-Table = Mapping[str, "str | None | tuple[str, Callable[[Tensor, Any], Tensor]]"]
+
+@dataclass(frozen=True)
+class Change:
+    """A published tensor that does not become one of our parameters just as it is."""
+
+    ours: tuple[str, ...]  # the parameters that it becomes
+    split: Callable[[Tensor, Any], Sequence[Tensor]]  # published tensor, configuration -> these parameters
+    join: Callable[[Sequence[Tensor], Any], Tensor]  # the inverse: what shape the tensor must have, and export
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A published tensor that repeats another one (tied weights). It may be absent; it must be equal."""
+
+    ours: str  # the parameter that it repeats
+
+
+# A table says which published tensor becomes which parameter, by name. In names "{layer}" stands for 0, 1, 2, … up to
+# the configuration's n_layers, "{decoder_layer}" up to n_decoder_layers. None drops a tensor on purpose.
+Table = Mapping[str, "str | None | Change | Copy"]
+COUNTS = {"{layer}": "n_layers", "{decoder_layer}": "n_decoder_layers"}
 
 
 def build(
@@ -181,32 +199,59 @@ def load_weights(
         WeightsError: a tensor is missing, is not in the table, has a wrong shape, or holds no floating-point numbers or
             some that are not finite.
     """
-    places = _expand(table, model.config.n_layers)
     parameters = dict(model.named_parameters())
-    wanted = {name: place for name, place in places.items() if place is not None and place[0] in parameters}
-    dropped = {name for name, place in places.items() if place is None}
-    unfed = parameters.keys() - {name for name, _ in wanted.values()}
+    places = {
+        name: place
+        for name, place in expand(table, model.config).items()
+        if place is None or all(ours in parameters for ours in names_of(place))
+    }
+    wanted = {name: place for name, place in places.items() if isinstance(place, str | Change)}
+    copies = {name: place.ours for name, place in places.items() if isinstance(place, Copy)}
+    unfed = parameters.keys() - {ours for place in wanted.values() for ours in names_of(place)}
     assert not unfed, f"the table of {type(model).__name__} leaves out {sorted(unfed)}"
 
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise WeightsError(f"{source} lacks the tensor {_first(missing)}, without which the model is incomplete")
-    if unused := sorted(tensors.keys() - wanted.keys() - dropped):
+    if unused := sorted(tensors.keys() - places.keys()):
         raise WeightsError(
             f"{source} holds the tensor {_first(unused)}, for which a {type(model).__name__} of this configuration has "
             "no use: it is another model, or one with a head that is not implemented here"
         )
-    for name, (ours, _) in wanted.items():
-        shape = parameters[ours].shape
+    for name, place in wanted.items():
+        shape = _published(place, parameters, model.config).shape  # of tensors on the meta device: nothing is computed
         if tensors[name].shape != shape:
             raise WeightsError(
                 f"{tensors[name].file}: tensor {name!r} has shape {tensors[name].shape}; the configuration expects "
-                f"{tuple(shape)} for {ours}"
+                f"{tuple(shape)} for {' and '.join(names_of(place))}"
             )
-    for name, (ours, change) in wanted.items():
+    for name, place in wanted.items():
         value = _read(name, tensors[name])
-        value = change(value, model.config) if change else value
-        module, _, attribute = ours.rpartition(".")
-        setattr(model.get_submodule(module), attribute, nn.Parameter(value.to(device, dtype)))
+        values = place.split(value, model.config) if isinstance(place, Change) else [value]
+        for ours, part in zip(names_of(place), values, strict=True):
+            module, _, attribute = ours.rpartition(".")
+            part = part.to(device, dtype).contiguous()
+            setattr(model.get_submodule(module), attribute, nn.Parameter(part))
+    for name, ours in copies.items():
+        if name in tensors and not _equal(_read(name, tensors[name]), model.get_parameter(ours)):
+            raise WeightsError(
+                f"{tensors[name].file}: tensor {name!r} should repeat {ours} and differs from it: the configuration "
+                "says that the two are tied, the weights were trained apart"
+            )
+
+
+def names_of(place: str | Change | Copy) -> tuple[str, ...]:
+    """Return the names of the parameters that a published tensor becomes, or repeats."""
+    return place.ours if isinstance(place, Change) else (place if isinstance(place, str) else place.ours,)
+
+
+def _published(place: str | Change, parameters: Mapping[str, Tensor], config: Any) -> Tensor:
+    """Return the published tensor that our parameters make."""
+    values = [parameters[ours].detach() for ours in names_of(place)]
+    return place.join(values, config) if isinstance(place, Change) else values[0]
+
+
+def _equal(value: Tensor, parameter: Tensor) -> bool:
+    return value.shape == parameter.shape and torch.equal(value.to(parameter.device, parameter.dtype), parameter)
 
 
 def _read(name: str, stored: Stored) -> Tensor:
@@ -221,31 +266,41 @@ def _read(name: str, stored: Stored) -> Tensor:
     return value
 
 
-def _expand(table: Table, n_layers: int) -> dict[str, tuple[str, Callable | None] | None]:
-    """Write a table out for each layer; every place becomes a pair (name, change or None)."""
-    places: dict[str, tuple[str, Callable | None] | None] = {}
+def expand(table: Table, config: Any) -> dict[str, str | None | Change | Copy]:
+    """Return a table with a line for each layer of the configuration."""
+    places: dict[str, str | None | Change | Copy] = {}
     for name, place in table.items():
-        ours, change = place if isinstance(place, tuple) else (place, None)
-        for layer in range(n_layers if "{layer}" in name else 1):
-            key = name.replace("{layer}", str(layer))
-            places[key] = None if ours is None else (ours.replace("{layer}", str(layer)), change)
+        mark = next((mark for mark in COUNTS if mark in name), "")
+        for layer in range(getattr(config, COUNTS[mark]) if mark else 1):
+            places[name.replace(mark, str(layer)) if mark else name] = _of_layer(place, mark, str(layer))
     return places
+
+
+def _of_layer(place: str | None | Change | Copy, mark: str, layer: str) -> str | None | Change | Copy:
+    if not mark or place is None:
+        return place
+    if isinstance(place, Change):
+        return replace(place, ours=tuple(ours.replace(mark, layer) for ours in place.ours))
+    return Copy(place.ours.replace(mark, layer)) if isinstance(place, Copy) else place.replace(mark, layer)
 
 
 def _check_layers(table: Table, config: Any, tensors: Mapping[str, Stored], source: Path) -> None:
     """Compare the number of layers before any is built: a damaged number may be in the billions."""
-    prefixes = {name.split("{layer}")[0] for name in table if "{layer}" in name}
-    pattern = re.compile(f"(?:{'|'.join(map(re.escape, prefixes))})([0-9]{{1,9}})\\.")
-    found = {int(match[1]) for name in tensors if (match := pattern.match(name))}
-    if found and config.n_layers != max(found) + 1:
-        raise WeightsError(
-            f"{source} holds tensors of {max(found) + 1} layers, its configuration has {config.n_layers}; "
-            "one of them is damaged or belongs to another model"
-        )
-    if not found:
-        raise WeightsError(
-            f"{source} holds no tensors of layers ({', '.join(sorted(prefixes))}0 …): it is another model"
-        )
+    for mark, count in COUNTS.items():
+        prefixes = {name.split(mark)[0] for name in table if mark in name}
+        if not prefixes:
+            continue
+        pattern = re.compile(f"(?:{'|'.join(map(re.escape, prefixes))})([0-9]{{1,9}})\\.")
+        found = {int(match[1]) for name in tensors if (match := pattern.match(name))}
+        if not found:
+            raise WeightsError(
+                f"{source} holds no tensors of layers ({', '.join(sorted(prefixes))}0 …): it is another model"
+            )
+        if getattr(config, count) != max(found) + 1:
+            raise WeightsError(
+                f"{source} holds tensors of {max(found) + 1} layers, its configuration has {getattr(config, count)}; "
+                "one of them is damaged or belongs to another model"
+            )
 
 
 def _first(names: list[str]) -> str:

@@ -39,10 +39,12 @@ MASKS = ("none", "padding", "nothing", "any", "shared")
 
 
 def test_layers_imports_nothing_of_ours(root):
-    tree = ast.parse((root / "plm_tutorial" / "layers.py").read_text())
-    for node in ast.walk(tree):
+    files = list((root / "plm_tutorial" / "layers").glob("*.py"))
+    assert files
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text()))):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "") or ""]
         assert not any(name.startswith("plm_tutorial") for name in names)
+        assert getattr(node, "level", 0) < 2  # `from .x` stays inside the folder, `from ..x` would not
 
 
 # ---- attention

@@ -28,6 +28,7 @@ from plm_tutorial.gguf_files import gguf_head
 from plm_tutorial.models import BertConfig, Llama, LlamaConfig
 from plm_tutorial.pretrained import WeightsError, load_model
 from plm_tutorial.records import write_record
+from plm_tutorial.weights import Change
 
 F32, F16, BF16 = (gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "BF16"))
 Q4_1, Q8_0 = (gguf.GGMLQuantizationType[name] for name in ("Q4_1", "Q8_0"))
@@ -47,7 +48,7 @@ def _published(model, table, change=lambda tensor: tensor):
     """The tensors of a model under their published names."""
     own, tensors = model.state_dict(), {}
     for name, place in table.items():
-        place, changed = (place[0], True) if isinstance(place, tuple) else (place, False)
+        place, changed = (place.ours[0], True) if isinstance(place, Change) else (place, False)
         for layer in range(2 if "{layer}" in name else 1):
             tensor = own.get(str(place).replace("{layer}", str(layer)))
             if tensor is not None:

@@ -20,11 +20,10 @@ from plm_tutorial.layers import (
     LayerNorm,
     MultiHeadAttention,
     PostNormBlock,
-    check_input,
     init_weights,
     padding_mask,
 )
-from plm_tutorial.models.common import check_config, only, required
+from plm_tutorial.models.common import check_config, check_input, only, required
 
 
 @dataclass(frozen=True)

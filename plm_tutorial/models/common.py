@@ -1,4 +1,4 @@
-"""What the configurations of all model families share: their check, and reading them from published ones."""
+"""What all model families share: checks of configurations and of input, and reading published options."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
+
+from torch import Tensor
 
 
 def check_config(config: Any) -> None:
@@ -43,3 +45,42 @@ def only(values: Mapping[str, Any], key: str, *implemented: Any) -> None:
     """
     if key in values and values[key] not in implemented:
         raise ValueError(f"its {key} is {values[key]!r}; implemented here: {', '.join(map(repr, implemented))}")
+
+
+def check_input(input_ids: Tensor, attention_mask: Tensor | None, context: int, vocab_size: int, past: int = 0) -> None:
+    """Refuse input that a model cannot take: wrong shape or type, empty, too long, ids that it does not have.
+
+    Args:
+        input_ids: should be (B, T) int64 with ids below ``vocab_size``.
+        attention_mask: should be None or (B, past + T).
+        context: the most positions that the model handles.
+        past: positions that a cache holds already.
+
+    Raises:
+        ValueError: with what was given and what was expected.
+    """
+    if input_ids.dim() != 2 or input_ids.is_floating_point():
+        raise ValueError(
+            f"input_ids has shape {tuple(input_ids.shape)} and type {input_ids.dtype}; expected whole numbers of shape "
+            "(B, T): B sequences of T token ids, so torch.tensor([ids]) for a single one"
+        )
+    total = past + input_ids.size(1)
+    if input_ids.numel() == 0:
+        raise ValueError(f"input_ids is empty, with shape {tuple(input_ids.shape)}; pass at least one token")
+    if total > context:
+        raise ValueError(
+            f"the text is {total} tokens long, this model's context is {context}: cut the text to {context} tokens, "
+            "split it into several, or use a model with a longer context"
+        )
+    if attention_mask is not None and attention_mask.shape != (input_ids.size(0), total):
+        cached = f" ({past} in the cache and {total - past} new)" if past else ""
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; expected {(input_ids.size(0), total)}: "
+            f"1 or 0 for each of the {total} positions{cached} of each sequence"
+        )
+    # On a GPU this question would wait for all work before it; there the lookup itself fails.
+    if input_ids.device.type == "cpu" and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < vocab_size:
+        raise ValueError(
+            f"input_ids holds ids from {int(input_ids.min())} to {int(input_ids.max())}; this model knows 0 to "
+            f"{vocab_size - 1}. Does the tokenizer belong to this model?"
+        )

@@ -20,12 +20,12 @@ from plm_tutorial.layers import (
     MultiHeadAttention,
     PreNormBlock,
     RMSNorm,
-    check_input,
     init_weights,
     padding_mask,
     rotary_angles,
 )
-from plm_tutorial.models.common import check_config, only, required
+from plm_tutorial.models.common import check_config, check_input, only, required
+from plm_tutorial.weights import Change
 
 
 @dataclass(frozen=True)
@@ -215,15 +215,25 @@ def half_split(weight: Tensor, d_head: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(weight.shape)  # (heads · K, D)
 
 
-def _rows(weight: Tensor, config: LlamaConfig) -> Tensor:
-    return half_split(weight, config.d_head)
+def interleaved(weight: Tensor, d_head: int) -> Tensor:
+    """Return the rows of a query or key weight in the order of a GGUF file: the inverse of :func:`half_split`."""
+    pairs = weight.view(-1, 2, d_head // 2, weight.size(1))  # (heads, 2, K/2, D)
+    return pairs.transpose(1, 2).reshape(weight.shape)  # (heads · K, D)
+
+
+def _rows(name: str) -> Change:
+    return Change(
+        (name,),
+        split=lambda weight, config: [half_split(weight, config.d_head)],
+        join=lambda weights, config: interleaved(weights[0], config.d_head),
+    )
 
 
 GGUF_WEIGHTS = {
     "token_embd.weight": "tokens.weight",
     "blk.{layer}.attn_norm.weight": "layers.{layer}.attention_norm.weight",
-    "blk.{layer}.attn_q.weight": ("layers.{layer}.attention.query.weight", _rows),
-    "blk.{layer}.attn_k.weight": ("layers.{layer}.attention.key.weight", _rows),
+    "blk.{layer}.attn_q.weight": _rows("layers.{layer}.attention.query.weight"),
+    "blk.{layer}.attn_k.weight": _rows("layers.{layer}.attention.key.weight"),
     "blk.{layer}.attn_v.weight": "layers.{layer}.attention.value.weight",
     "blk.{layer}.attn_output.weight": "layers.{layer}.attention.output.weight",
     "blk.{layer}.ffn_norm.weight": "layers.{layer}.feed_forward_norm.weight",

@@ -1,0 +1,45 @@
+"""The parts that every Transformer of this book is made of. Imports nothing of ours from outside this folder.
+
+In: tensors (B, T, D), or queries, keys and values (B, H, T, K). Out: the same shapes. Bottom-up: ``positions``,
+``dot_product`` (attention), ``blocks``, ``recording``.
+"""
+
+from .blocks import (
+    ACTIVATIONS,
+    Block,
+    FeedForward,
+    GatedFeedForward,
+    LayerNorm,
+    PostNormBlock,
+    PreNormBlock,
+    RMSNorm,
+    init_weights,
+)
+from .dot_product import KVCache, MultiHeadAttention, attention, causal_mask, padding_mask, repeat_heads
+from .positions import RelativeBias, rotary_angles, rotate, sinusoidal_positions
+from .recording import Call, Recording, record
+
+__all__ = [
+    "ACTIVATIONS",
+    "Block",
+    "Call",
+    "FeedForward",
+    "GatedFeedForward",
+    "KVCache",
+    "LayerNorm",
+    "MultiHeadAttention",
+    "PostNormBlock",
+    "PreNormBlock",
+    "RMSNorm",
+    "Recording",
+    "RelativeBias",
+    "attention",
+    "causal_mask",
+    "init_weights",
+    "padding_mask",
+    "record",
+    "repeat_heads",
+    "rotary_angles",
+    "rotate",
+    "sinusoidal_positions",
+]
