@@ -35,7 +35,7 @@ def test_lock_satisfies_pyproject():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]
-    versions = dict(line.split("==") for line in locked())
+    versions = dict(line.partition(";")[0].split("==") for line in locked())
     for requirement in map(Requirement, wanted):
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
         assert versions.get(name) and requirement.specifier.contains(versions[name], prereleases=True), requirement

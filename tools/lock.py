@@ -12,7 +12,10 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements" / "lock.txt"
@@ -39,8 +42,39 @@ dependencies:
 """
 
 
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def asked() -> list[Requirement]:
+    """Return what `pyproject.toml` asks for: the dependencies and those of the locked extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [line for name in EXTRAS.split(",") for line in project["optional-dependencies"][name]]
+    return [Requirement(line) for line in project["dependencies"] + extras]
+
+
+def reached(start: list[Requirement], needs: dict[str, list[Requirement]]) -> set[str]:
+    """Return the names of all packages that these requirements bring along."""
+    todo, seen = [(canonical(r.name), extra) for r in start for extra in {"", *r.extras}], set()
+    while todo:
+        name, extra = node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            wanted = [r for r in needs.get(name, []) if not r.marker or r.marker.evaluate({"extra": extra})]
+            todo += [(canonical(r.name), inner) for r in wanted for inner in {"", *r.extras}]
+    return {name for name, _ in seen}
+
+
 def resolve(upgrade: bool) -> list[str]:
-    """Return `name==version` lines for the project and its extras, sorted, as pip resolves them here."""
+    """Return `name==version` lines for the project and its extras, sorted, as pip resolves them here.
+
+    A requirement with a marker in `pyproject.toml` (there is no wheel for some machines) passes it on to what it alone
+    brings along, so that the lock installs on these machines too.
+    """
+    marked = [requirement for requirement in asked() if requirement.marker]
+    for requirement in marked:
+        if not requirement.marker.evaluate():
+            sys.exit(f"make lock: {requirement.name} has no wheel here; run it where {requirement.marker}")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
@@ -49,12 +83,17 @@ def resolve(upgrade: bool) -> list[str]:
             command += ["--constraint", str(LOCK)]
         subprocess.run(command, check=True)
         installed = json.loads(report.read_text(encoding="utf-8"))["install"]
+    found = {canonical(item["metadata"]["name"]): item["metadata"] for item in installed}
+    needs = {name: [Requirement(line) for line in data.get("requires_dist", [])] for name, data in found.items()}
+    markers = {}
+    for requirement in marked:
+        without = reached([other for other in asked() if other != requirement], needs)
+        markers |= {name: f"; {requirement.marker}" for name in found.keys() - without}
     pins = set()
-    for item in installed:
-        name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()
-        version = item["metadata"]["version"].split("+")[0]  # the CPU and CUDA builds share a public version
+    for name, data in found.items():
+        version = data["version"].split("+")[0]  # the CPU and CUDA builds share a public version
         if name != "plm-tutorial" and not BROUGHT_BY_TORCH.match(name):
-            pins.add(f"{name}=={version}")
+            pins.add(f"{name}=={version}{markers.get(name, '')}")
     return sorted(pins)
 
 
