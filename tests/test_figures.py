@@ -1,16 +1,23 @@
 """Figures: what Python writes. What the scripts do in a browser is tested in test_figures_browser.py."""
 
+import base64
+import html
 import html.parser
 import json
+import re
+from xml.etree import ElementTree
 
 import matplotlib
+import numpy as np
 import pytest
+import torch
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from plm_tutorial import figures, runtime
-from plm_tutorial.figures.interactive import MAX_DRAWN, Explorer, javascript_pattern, tokenizer_explorer
+from plm_tutorial.figures.interactive import Explorer, attention_explorer, tokenizer_explorer
+from plm_tutorial.figures.tokenizer_explorer import MAX_DRAWN, javascript_pattern
 from plm_tutorial.tokenizers import BPETokenizer, train_bpe, train_fast_bpe
 
 NASTY = "<script>alert('x')</script> & \"quoted\" <b>"
@@ -183,6 +190,146 @@ def test_another_kind_of_tokenizer_is_refused(tokenizer):
 def test_half_a_surrogate_pair_is_refused(tokenizer, arguments):
     with pytest.raises(ValueError, match="surrogate"):
         tokenizer_explorer(tokenizer, **arguments)
+
+
+# ---- Attention explorer ----------------------------------------------------------------------------------------------
+
+WORDS = ["[CLS]", "the", "##ory", "Ġfilm"]
+
+
+def attention_maps(
+    layers: int = 2, heads: int = 3, queries: int = 4, keys: int = 4, causal: bool = False
+) -> np.ndarray:
+    scores = 2 * np.random.default_rng(0).normal(size=(layers, heads, queries, keys))
+    weights = np.exp(scores) * (np.tri(queries, keys) if causal else 1)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def unpacked(config: dict) -> np.ndarray:
+    shape = config["layers"], config["heads"], len(config["queries"]), len(config["keys"])
+    return np.frombuffer(base64.b64decode(config["levels"]), np.uint8).reshape(shape) / 255
+
+
+def shown_map(markup: str) -> tuple[list[list[float]], list[str], list[str]]:
+    """Return the numbers of a heat map, what its rows are called, and what its columns are called."""
+    table = ElementTree.fromstring(re.search("<table.*?</table>", markup, re.DOTALL)[0])
+    columns = ["".join(head.itertext()) for head in table.findall("thead/tr/th")]
+    rows = ["".join(head.itertext()) for head in table.findall("tbody/tr/th")]
+    return [[float(cell.text) for cell in row.findall("td")] for row in table.findall("tbody/tr")], rows, columns
+
+
+@pytest.mark.parametrize("kind", ["array", "list", "float32", "float16 with gradient"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_weights_equal_the_maps(kind, causal):
+    maps = attention_maps(causal=causal)
+    given = {
+        "array": maps,
+        "list": list(maps),
+        "float32": torch.tensor(maps, dtype=torch.float32),
+        "float16 with gradient": [torch.tensor(m, dtype=torch.float16, requires_grad=True) for m in maps],
+    }[kind]
+    explorer = attention_explorer(given, WORDS, layer=1, head=2)
+    config = Page(explorer.html).config()
+    assert np.abs(unpacked(config) - maps).max() < 0.51 / 255 + (0.001 if "16" in kind else 0)
+    assert not causal or (unpacked(config)[:, :, np.triu_indices(4, 1)[0], np.triu_indices(4, 1)[1]] == 0).all()
+    shown, rows, columns = shown_map(explorer.html)
+    assert np.abs(np.array(shown) - maps[1, 2]).max() < 1 / 255 + 0.005, "two digits are shown"
+    assert rows == columns == WORDS == config["queries"] == config["keys"]
+
+
+def test_attention_between_two_texts_has_their_tokens():
+    explorer = attention_explorer(attention_maps(keys=6), WORDS, list("abcdef"), layer=1)
+    shown, rows, columns = shown_map(explorer.html)
+    assert np.shape(shown) == (4, 6) and rows == WORDS and columns == list("abcdef")
+    assert "Layer 1, head 0" in explorer.html
+
+
+def test_attention_shades_grow_with_the_weights():
+    explorer = attention_explorer(attention_maps(), WORDS)
+    cells = re.findall(r'<td style="--w:([\d.]+)">([\d.]+)</td>', explorer.html)
+    assert len(cells) == 16
+    for opacity, number in cells:
+        assert float(opacity) ** 2 == pytest.approx(float(number), abs=0.02)
+
+
+def test_attention_static_part_is_complete():
+    page = Page(attention_explorer(attention_maps(), WORDS).html)
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"input", "button", "select", "canvas"}, "without the script, these would do nothing"
+    assert page.count("caption") == 1
+    assert [attrs["scope"] for tag, attrs in page.elements if tag == "th"] == ["col"] * 4 + ["row"] * 4
+    attributes = {key for _, attrs in page.elements for key in attrs}
+    assert not attributes & {"id", "for", "name", "onclick", "src", "href"}, "two figures on a page would clash"
+
+
+def test_attention_tokens_and_label_are_escaped():
+    tokens = [NASTY, "</script>", "<!--", "&amp;"]
+    page = Page(attention_explorer(attention_maps(), tokens, label=NASTY).html)
+    assert page.count("script") == 2 and page.elements[0][1]["aria-label"] == NASTY
+    assert page.config()["queries"] == [NASTY.replace(" ", "␣"), *tokens[1:]]
+    assert shown_map(attention_explorer(attention_maps(), tokens).html)[1] == page.config()["queries"]
+
+
+def test_attention_tokens_that_would_not_be_seen_have_marks():
+    tokens = [" film", "\n", "\u0301", "\ud800"]
+    assert shown_map(attention_explorer(attention_maps(), tokens).html)[1] == ["␣film", "↵", "◌\u0301", "U+D800"]
+
+
+def test_attention_figure_stays_light():
+    words = [f"Ġtoken{i}" for i in range(20)]
+    markup = attention_explorer(attention_maps(30, 9, 20, 20), words).html
+    assert len(markup.encode()) < 200_000
+
+
+def test_attention_text_names_where_each_token_looks():
+    maps = np.zeros((1, 1, 2, 2))
+    maps[..., 0] = 1
+    assert str(attention_explorer(maps, ["a", "b"], label="Maps")).splitlines() == [
+        "Maps",
+        "Layer 0, head 0: each token and where it looks most",
+        "a → a 1.00",
+        "b → a 1.00",
+    ]
+
+
+def test_attention_words_are_plain_text():
+    from plm_tutorial.figures.attention_explorer import WORDS as words
+
+    assert all(html.escape(text) == text for text in words.values())
+
+
+def with_value(value: float) -> np.ndarray:
+    maps = attention_maps()
+    maps[1, 2, 3, 0] = value
+    return maps
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"maps": []}, "no layers"),
+        ({"maps": attention_maps()[0]}, r"layer 0 of maps has shape \(4, 4\); .* need \(heads, 4, 4\)"),
+        ({"maps": attention_maps()[:, None]}, r"one text: \[layer\[0\] for layer in maps\]"),
+        ({"maps": attention_maps(keys=5)}, "4 queries and 4 keys need"),
+        ({"maps": attention_maps(heads=0)}, "need"),
+        ({"maps": [attention_maps()[0], attention_maps(heads=2)[1]]}, "layer 1 of maps has 2 heads, but layer 0 has 3"),
+        ({"queries": WORDS[:3]}, "3 queries and 3 keys"),
+        ({"keys": WORDS[:3]}, "4 queries and 3 keys"),
+        ({"maps": with_value(np.nan)}, "layer 1 of maps has NaN"),
+        ({"maps": with_value(np.inf)}, "infinite"),
+        ({"maps": with_value(-0.5)}, "negative"),
+        ({"maps": with_value(2.0)}, "row 3 of layer 1, head 2 sums to .*, not to 1"),
+        ({"maps": np.zeros((1, 1, 4, 4))}, "sums to 0.000, not to 1"),
+        ({"maps": np.full((1, 1, 65, 65), 1 / 65), "queries": ["a"] * 65}, "65 tokens; pass 1 to 64"),
+        ({"maps": np.zeros((1, 1, 0, 0)), "queries": []}, "0 tokens"),
+        ({"queries": [101, 102, 103, 104]}, "101, of type int; pass the tokens as strings"),
+        ({"layer": 2}, "layer=2 does not exist: the maps have layers 0 to 1"),
+        ({"head": -1}, "head=-1 does not exist: the maps have heads 0 to 2"),
+    ],
+)
+def test_attention_refuses_what_it_cannot_show(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        attention_explorer(**{"maps": attention_maps(), "queries": WORDS} | arguments)
 
 
 # ---- Static figures --------------------------------------------------------------------------------------------------

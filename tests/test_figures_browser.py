@@ -3,10 +3,12 @@
 import json
 import random
 
+import numpy as np
 import pytest
 import regex
 
-from plm_tutorial.figures.interactive import javascript_pattern, tokenizer_explorer
+from plm_tutorial.figures.interactive import attention_explorer, tokenizer_explorer
+from plm_tutorial.figures.tokenizer_explorer import javascript_pattern
 from plm_tutorial.tokenizers import BPETokenizer, train_bpe
 
 IMPACTS = {"serious", "critical"}
@@ -403,3 +405,240 @@ def test_nothing_moves_by_itself(visit):
     assert page.evaluate("document.getAnimations().length") == 0
     durations = "all => [...new Set(all.map(node => getComputedStyle(node).transitionDuration))]"
     assert page.eval_on_selector_all(".plm-bpe *", durations) == ["0s"]
+
+
+# ---- Attention explorer ----------------------------------------------------------------------------------------------
+
+WORDS = ["[CLS]", "the", "##ory", "<b>film</b>", "ĠĠis", "."]
+
+
+def attention_maps(layers: int = 3, heads: int = 4, queries: int = 6, keys: int = 6, causal: bool = False):
+    scores = 2 * np.random.default_rng(1).normal(size=(layers, heads, queries, keys))
+    weights = np.exp(scores) * (np.tri(queries, keys) if causal else 1)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def check_attention(page, weights, query: int) -> None:
+    """Check that the heat map, the keys and their shades show these weights (T, S), the keys those of one query."""
+    read = "all => all.map(n => [n.textContent, n.style.getPropertyValue('--w')])"
+    cells = page.eval_on_selector_all("[data-part=cells] td", read)
+    shown = np.array(cells, dtype=float).reshape(*weights.shape, 2)
+    assert np.abs(shown[..., 0] - weights).max() < 1 / 255 + 0.005
+    assert np.abs(shown[..., 1] - np.sqrt(weights)).max() < 0.05
+    rows = "all => all.map(row => [row.querySelector('b').textContent, row.style.getPropertyValue('--w')])"
+    keys = np.array(page.eval_on_selector_all("[data-part=keys] li", rows), dtype=float)
+    assert (keys == shown[query]).all()
+    visible = "all => all.map(n => getComputedStyle(n).visibility === 'visible')"
+    named = np.array(page.eval_on_selector_all("[data-part=keys] b", visible))
+    strong = (weights[query] > 0.05) | (weights[query] == weights[query].max())
+    clear = np.abs(weights[query] - 0.05) > 1 / 255  # nearer, it depends on the rounding
+    assert (named == strong)[clear].all(), "the strong ones have their number"
+    assert page.locator("[data-part=cells] .plm-att-chosen th").inner_text() == WORDS[query]
+    assert page.locator("[data-part=queries] .plm-att-chosen").inner_text() == WORDS[query]
+    top = int(np.argmax(weights[query]))
+    assert f"“{WORDS[query]}” looks most at “" in part(page, "summary").inner_text()
+    assert f"({keys[top, 0]:.2f})" in part(page, "summary").inner_text()
+
+
+def thumbnails(page) -> list[str]:
+    return page.eval_on_selector_all("[role=radio] svg", "all => all.map(n => n.innerHTML)")
+
+
+def test_attention_slider_changes_the_maps(visit):
+    maps = attention_maps()
+    page = visit(attention_explorer(maps, WORDS, layer=1, head=2).html)
+    check_attention(page, maps[1, 2], query=3)
+    before = thumbnails(page)
+    page.get_by_role("slider").focus()
+    page.keyboard.press("ArrowRight")
+    check_attention(page, maps[2, 2], query=3)
+    assert part(page, "title").inner_text() == "Layer 2, head 2"
+    assert page.get_by_role("slider").get_attribute("aria-valuetext") == "Layer 2"
+    assert len(before) == 5 and all(old != new for old, new in zip(before, thumbnails(page), strict=True))
+
+
+def test_attention_heads_and_their_mean_can_be_chosen(visit):
+    maps = attention_maps()
+    page = visit(attention_explorer(maps, WORDS).html)
+    page.get_by_role("radio", name="Head 3").click()
+    check_attention(page, maps[0, 3], query=3)
+    page.get_by_role("radio", name="Mean of all heads").click()
+    check_attention(page, maps[0].mean(0), query=3)
+    assert part(page, "title").inner_text() == "Layer 0, mean of the 4 heads"
+    assert page.get_by_role("radio", checked=True).count() == 1
+
+
+def test_attention_thumbnail_has_a_square_for_each_weight(visit):
+    page = visit(attention_explorer(attention_maps(causal=True), WORDS).html)
+    for drawn in thumbnails(page):
+        squares = {(int(x), int(y)) for x, y in regex.findall(r"M(\d+) (\d+)h1v1h-1z", drawn)}
+        assert len(squares) > 12 and all(x <= y for x, y in squares), "a causal map has nothing above its diagonal"
+
+
+def test_attention_curves_lead_from_the_query_to_its_keys(visit):
+    weights = np.eye(6)[[5, 4, 3, 2, 1, 0]][None, None]
+    page = visit(attention_explorer(weights, WORDS).html)
+    page.get_by_role("option").nth(1).click()
+    curves = "all => all.map(n => n.getAttribute('d'))"
+    chosen = page.eval_on_selector_all("[data-part=curves] svg > g:not(.plm-att-others) path", curves)
+    assert chosen == ["M0 1.5C50 1.5 50 4.5 100 4.5"]
+    others = page.eval_on_selector_all("[data-part=curves] .plm-att-others path", curves)
+    assert len(others) == 5
+
+
+def test_attention_pointing_looks_ahead_and_clicking_stays(visit):
+    maps = attention_maps()
+    page = visit(attention_explorer(maps, WORDS).html)
+    page.get_by_role("option").nth(0).hover()
+    check_attention(page, maps[0, 0], query=0)
+    page.locator("h1").hover()
+    check_attention(page, maps[0, 0], query=3)
+    page.get_by_role("option").nth(5).click()
+    page.locator("h1").hover()
+    check_attention(page, maps[0, 0], query=5)
+    weakest = int(np.argmin(maps[0, 0, 1]))
+    page.locator("[data-part=cells] tr").nth(1).locator("td").nth(weakest).click()
+    pointed = page.locator("[data-part=keys] li").nth(weakest)
+    assert pointed.locator("b").is_visible(), "what the reader points at is named, weak or not"
+    page.locator("h1").hover()
+    check_attention(page, maps[0, 0], query=1)
+
+
+def test_attention_by_keyboard_alone(visit):
+    maps = attention_maps()
+    figure = attention_explorer(maps, WORDS).html
+    page = visit("<button>before</button>", figure, "<button>after</button>")
+    page.get_by_role("button", name="before").focus()
+    stops = []
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("(n => n.role || n.type)(document.activeElement)"))
+        if stops[-1] == "radio":
+            keys = {"ArrowRight": 1, "End": 4, "ArrowDown": 4, "ArrowLeft": 3, "Home": 0, "ArrowUp": 0}
+            for key, head in keys.items():
+                page.keyboard.press(key)
+                assert page.get_by_role("radio").nth(head).get_attribute("aria-checked") == "true"
+                assert page.evaluate("document.activeElement.getAttribute('aria-checked')") == "true"
+        if stops[-1] == "option":
+            for key, query in {"Home": 0, "ArrowDown": 1, "End": 5, "ArrowRight": 5, "ArrowUp": 4}.items():
+                page.keyboard.press(key)
+                check_attention(page, maps[0, 0], query)
+                assert page.evaluate("document.activeElement.textContent") == WORDS[query]
+    assert stops == ["range", "radio", "option", "group", "submit"], "the group is the heat map, which may scroll"
+
+
+def test_attention_state_is_read_aloud(visit):
+    page = visit(attention_explorer(attention_maps(), WORDS).html)
+    state = part(page, "state")
+    assert (state.get_attribute("aria-live"), state.get_attribute("aria-atomic")) == ("polite", "true")
+    assert state.inner_text().startswith("Layer 0, head 0 “<b>film</b>” looks most at “")
+    assert page.get_by_role("listbox", name="Query choose a token").count() == 1
+    assert page.get_by_role("radiogroup", name="Heads").count() == 1
+    assert page.locator("caption", has_text="Rows: queries.").count() == 1
+
+
+def test_attention_without_scripts_is_one_heat_map(visit):
+    maps = attention_maps()
+    markup = attention_explorer(maps, WORDS, layer=2, head=1).html
+    without, with_script = visit(markup, scripts=False), visit(markup)
+    assert without.locator("table").is_visible() and part(without, "static").is_visible()
+    assert without.locator("input, [role=radio], [role=option]").count() == 0
+    assert part(without, "title").inner_text() == "Layer 2, head 1"
+    assert part(with_script, "static").count() == 0
+    same = (
+        "node => node.innerHTML.replaceAll(/ class=\"[^\"]*\"/g, '').replaceAll(/--w: /g, '--w:').replaceAll(';', '')"
+    )
+    cells = [part(page, "cells").evaluate(same) for page in (without, with_script)]
+    assert cells[0] == cells[1], "the script draws what Python drew"
+
+
+def test_attention_from_one_text_to_another(visit):
+    maps = attention_maps(queries=2, keys=9)
+    page = visit(attention_explorer(maps, ["ein", "Film"], [*"abcdefghi"]).html)
+    assert page.get_by_role("option").count() == 2 and part(page, "keys").locator("li").count() == 9
+    assert part(page, "cells").locator("td").count() == 18
+    assert page.locator(".plm-att-curves svg").get_attribute("viewBox") == "0 0 100 9"
+
+
+def test_attention_of_one_layer_and_head_has_no_choices(visit):
+    page = visit(attention_explorer(np.ones((1, 1, 1, 1)), ["a"]).html)
+    assert page.get_by_role("slider").count() == 0 and page.get_by_role("radio").count() == 0
+    assert part(page, "summary").inner_text() == "“a” looks most at “a” (1.00)."
+
+
+def test_attention_figures_of_both_kinds_share_a_page(visit, tokenizer):
+    one, two = (attention_explorer(attention_maps(), WORDS, layer=layer).html for layer in (0, 1))
+    page = visit(one, tokenizer_explorer(tokenizer, "the end").html, two)
+    page.locator(".plm-att").nth(0).get_by_role("radio").nth(2).click()
+    titles = part(page, "title").all_inner_texts()
+    assert titles == ["Layer 0, head 2", "Layer 1, head 0"]
+    assert page.locator(".plm-bpe [role=option]").count() == len(tokenizer.encode("the end"))
+    apart = """() => {
+      const script = document.createElement("script");
+      script.textContent = document.querySelector(".plm-att > script:not([type])").textContent;
+      document.head.append(script);
+    }"""
+    page.evaluate(apart)  # a notebook that runs the script once more: nothing is set up twice
+    assert page.get_by_role("slider").count() == 3 and part(page, "title").all_inner_texts() == titles
+
+
+@pytest.mark.parametrize("theme, width", [("light", 1000), ("dark", 1000), ("light", 360), ("dark", 360)])
+def test_attention_is_accessible_and_fits(visit, theme, width):
+    from axe_playwright_python.sync_playwright import Axe
+
+    words = [*WORDS, "averyverylongtokenindeedyes", "x", *[f"Ġtoken{i}" for i in range(12)]]
+    maps = attention_maps(2, 12, 20, 20)
+    page = visit(attention_explorer(maps, words).html, theme=theme, width=width)
+    for _ in range(2):
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        found = [v for v in Axe().run(page).response["violations"] if v["impact"] in IMPACTS]
+        assert not found, [(v["id"], node["html"][:160]) for v in found for node in v["nodes"]]
+        page.get_by_role("slider").press("End")
+    if width == 360:
+        sides = part(page, "cells").evaluate("n => [n.getBoundingClientRect().right, innerWidth]")
+        assert sides[0] <= sides[1], "twenty tokens fit a phone"
+    assert page.evaluate("document.getAnimations().length") == 0
+
+
+@pytest.mark.parametrize("width", [1000, 700, 360])
+def test_attention_tokens_stay_under_the_pointer(visit, width):
+    words = ["a", "averyverylongtoken", "b", "anotherlongtoken", "c", "thelastlongtoken"]
+    maps = np.eye(6)[None, None].repeat(3, axis=1)
+    maps[0, 1] = np.full((6, 6), 1 / 6)
+    page = visit(attention_explorer(maps, words).html, width=width)
+    boxes = "all => all.map(n => { const box = n.getBoundingClientRect(); return [box.x, box.y, box.width]; })"
+    places = []
+    for head in range(3):
+        page.get_by_role("radio").nth(head).click()
+        for option in page.get_by_role("option").all():
+            option.click()
+            places.append(page.eval_on_selector_all("[role=option], [data-part=keys] li, td", boxes))
+    assert all(place == places[0] for place in places)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_attention_text_is_readable_on_every_shade(visit, theme):
+    weights = np.stack([np.linspace(0, 1, 51), 1 - np.linspace(0, 1, 51)], -1)[None, None]  # (1, 1, 51, 2)
+    page = visit(attention_explorer(weights, [f"q{i}" for i in range(51)], ["a", "b"]).html, theme=theme)
+    read = """() => {
+      const token = document.querySelector("[data-part=keys] .plm-att-token");
+      const style = getComputedStyle(token);
+      return [style.color, style.backgroundImage, style.backgroundColor];
+    }"""
+    for option in page.get_by_role("option").all():
+        option.click()
+        text, shade, paper = (parse_colour(colour) for colour in page.evaluate(read))
+        ground = [a * shade[3] + b * (1 - shade[3]) for a, b in zip(shade[:3], paper[:3], strict=True)]
+        light, dark = sorted((luminance(text), luminance(ground)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.4
+
+
+def parse_colour(style: str) -> list[float]:
+    numbers = [float(n) for n in regex.findall(r"[\d.]+", regex.search(r"rgba?\([^)]*\)", style)[0])]
+    return numbers if len(numbers) == 4 else [*numbers, 1.0]
+
+
+def luminance(colour: list[float]) -> float:
+    channels = [c / 255 for c in colour[:3]]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
