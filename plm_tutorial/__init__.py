@@ -8,7 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 # Names that live in a submodule and can be imported from here.
-_LAZY = {"load_model": "plm_tutorial.pretrained", "load_tokenizer": "plm_tutorial.pretrained"}
+_LAZY = dict.fromkeys(("export", "load_model", "load_tokenizer"), "plm_tutorial.pretrained")
 
 __all__ = ["__version__", *_LAZY]
 

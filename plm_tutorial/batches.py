@@ -144,7 +144,7 @@ class PackedRows:
         """Return rows (B,) as ``input_ids`` and ``labels``, (B, T) int64 each, and with ``separate`` a mask."""
         at = rows[:, None] * self.length + np.arange(self.length + 1)  # (B, T + 1)
         tokens = torch.from_numpy(self.file.tokens[at].astype(np.int64))
-        batch = {"input_ids": tokens[:, :-1], "labels": tokens[:, 1:]}
+        batch = {"input_ids": tokens[:, :-1].clone(), "labels": tokens[:, 1:].clone()}
         if self.separate:
             document = torch.from_numpy(np.searchsorted(self.file.starts, at, side="right"))  # (B, T + 1)
             batch["labels"] = batch["labels"].masked_fill(document[:, 1:] != document[:, :-1], IGNORED)

@@ -1,4 +1,4 @@
-"""The command line: ``plm-tutorial fetch`` and ``plm-tutorial doctor``.
+"""The command line: ``plm-tutorial fetch``, ``doctor`` and ``export``.
 
 In: arguments. Out: calls of the package; its errors become one message and exit code 1. What a command needs is
 imported when it runs, so that ``--help`` and ``fetch`` never wait for torch.
@@ -76,3 +76,25 @@ def doctor() -> None:
     from plm_tutorial import doctor as check
 
     raise typer.Exit(check.run(Console()))
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A registry name, a folder, a .gguf file or a hub id.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder, if it is a model's.")] = False,
+) -> None:
+    """Write a model, in float32, and its tokenizer, if it has one, as a folder that Transformers opens."""
+    from plm_tutorial import pretrained
+
+    try:
+        loaded = pretrained.load_model(model, device="cpu")
+        has_none = Path(model).is_dir() and not (Path(model) / "tokenizer.json").exists()
+        tokenizer = None if has_none else pretrained.load_tokenizer(model)
+        folder = pretrained.export(loaded, folder, tokenizer, overwrite=overwrite)
+    except (ValueError, OSError) as error:
+        typer.echo(f"plm-tutorial: {error}", err=True)
+        raise typer.Exit(1) from None
+    for file in sorted(folder.iterdir()):
+        typer.echo(f"{file.name:40} {assets.readable(file.stat().st_size):>12}")
+    typer.echo(folder)

@@ -1,12 +1,18 @@
-"""The one door to published tokenizers and models: by registry name, from a folder or file, or from the hub.
+"""The one door to published tokenizers and models: by registry name, from a folder or file, or from the hub; and back.
 
-In: a name or a path. Out: a tokenizer of the ``tokenizers`` library, or a model of :mod:`plm_tutorial.models`.
+In: a name or a path. Out: a tokenizer of the ``tokenizers`` library, or a model of :mod:`plm_tutorial.models`. And a
+model of ours as a folder that Transformers opens.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +30,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["WeightsError", "gguf_metadata", "gguf_tokenizer", "load_model", "load_tokenizer"]
+    from plm_tutorial import models
+
+__all__ = ["WeightsError", "export", "gguf_metadata", "gguf_tokenizer", "load_model", "load_tokenizer"]
 
 _BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 
@@ -95,7 +103,12 @@ def gguf_tokenizer(path: str | Path) -> tokenizers.Tokenizer:
 
 
 def load_model(
-    name_or_path: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    name_or_path: str | Path,
+    head: str | None = None,
+    n_labels: int | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> nn.Module:
     """Return a published model with its weights, in eval mode.
 
@@ -105,11 +118,15 @@ def load_model(
     Args:
         name_or_path: a name of the registry (``minilm``, ``smollm2``), a folder with ``config.json`` and
             ``model.safetensors`` (or shards and their index), a ``.gguf`` file, or, with a network, a hub id.
+        head: of a BERT or RoBERTa: None: the one that the checkpoint has; "none": none, hidden states come out; "mlm",
+            "sequence", "token" or "span": that one. If the checkpoint has another or none, it is drawn at random from
+            torch's global generator, for training; BERT's pooler, with which "sequence" begins, is taken where it is.
+        n_labels: of a new head "sequence" or "token".
         device: where to put it; None: ``runtime.device()``.
         dtype: the precision of its weights; None: float32, whatever the file has.
 
     Raises:
-        ValueError: there is no such model; the message says what was tried.
+        ValueError: there is no such model, or head and n_labels do not fit; the message says what was tried.
         WeightsError: its files are damaged, incomplete, or of a kind that is not implemented here.
     """
     import torch  # here, because who only wants a tokenizer should not wait for it
@@ -121,19 +138,72 @@ def load_model(
         _record(path)
         metadata, tensors = weights.read_gguf(path)
         family = _family(models.GGUF, metadata, "general.architecture", path)
-        described = (metadata, tensors.keys())
+        described, says_head = (metadata, tensors.keys()), True
     else:
         values = weights.read_json(path / "config.json")
         family = _family(models.HUB, values, "model_type", path / "config.json")
         tensors = weights.read_folder(path)
-        described = (values,)
+        described, says_head = (values,), bool(values.get("architectures"))
         for file in {path / "config.json", *(tensor.file for tensor in tensors.values())}:
             _record(file)
     try:
         config = family.config(*described)
     except ValueError as error:
         raise WeightsError(f"{path} does not describe a model that can be built: {error}") from error
-    return weights.build(family, config, tensors, path, runtime.device(device), dtype or torch.float32)
+    dropped, new_head = set(), False
+    if family.head_names is not None:
+        names = {family.rename(name) for name in tensors}
+        config, dropped, new_head = _with_head(family, config, head, n_labels, names, says_head, path)
+    elif head is not None or n_labels is not None:
+        raise ValueError(
+            f"a {family.model.__name__} has its output layer and no other head; leave out head and n_labels"
+        )
+    dtype = dtype or torch.float32
+    return weights.build(family, config, tensors, path, runtime.device(device), dtype, dropped, new_head)
+
+
+def _with_head(
+    family: models.Family,
+    config: models.BertConfig,
+    head: str | None,
+    n_labels: int | None,
+    names: set[str],
+    says_head: bool,
+    path: Path,
+) -> tuple[models.BertConfig, set[str], bool]:
+    """Return the configuration with the head that was asked for, the tensors to leave out, and if the head is new.
+
+    Args:
+        names: of the stored tensors.
+        says_head: the checkpoint says which head it has; otherwise its tensors show it.
+    """
+    if head is None and n_labels is not None:
+        raise ValueError(f"n_labels is {n_labels}, and no head is named: pass head='sequence' or head='token' too")
+    if head is None and not says_head and (found := sorted(names & family.head_names(config))):
+        raise WeightsError(
+            f"{path} holds tensors of a head, such as {found[0]!r}, and its config.json has no architectures to say "
+            "which: pass head='mlm', 'sequence', 'token' or 'span', or head='none' to leave it out"
+        )
+    if head is None:
+        return config, set(), False
+    if head == "none":
+        if n_labels is not None:
+            raise ValueError(f"n_labels is {n_labels}, but head='none' leaves the model without labels; leave it out")
+        return replace(config, head=None, n_labels=None), family.head_names(config), False
+    own = config.n_labels if config.head == head else None
+    asked = replace(config, head=head, n_labels=own if n_labels is None else n_labels)
+    if says_head:
+        has_it = config.head == head
+    else:
+        table = family.weights(asked).items()
+        has_it = {family.rename(name) for name, place in table if str(place).startswith("head.")} <= names
+    if has_it and own is not None and n_labels not in (None, own):
+        raise ValueError(
+            f"n_labels is {n_labels}, and the {head!r} head of {path} has {own}: leave n_labels out to use it. For a "
+            f"new head: model = load_model(..., head='none'), then model.config = dataclasses.replace(model.config, "
+            f"head={head!r}, n_labels={n_labels}) and model.draw_head()"
+        )
+    return asked, set() if has_it else family.head_names(config), not has_it
 
 
 def _family(families: dict, values: dict, key: str, path: Path):
@@ -141,6 +211,133 @@ def _family(families: dict, values: dict, key: str, path: Path):
     if not isinstance(name := values.get(key), str) or name not in families:
         raise WeightsError(f"{path} has {key} = {name!r}; implemented here: {', '.join(families)}")
     return families[name]
+
+
+# --------------------------------------------------------------------------------------------------------- the way back
+
+# Which special token has which part in Transformers, by the names of published tokenizers; the first found counts.
+SPECIAL_TOKENS = {
+    "pad_token": ("[PAD]", "<pad>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "cls_token": ("[CLS]",),
+    "sep_token": ("[SEP]",),
+    "mask_token": ("[MASK]", "<mask>"),
+    "bos_token": ("<s>", "<|im_start|>", "<|endoftext|>"),
+    "eos_token": ("</s>", "<|im_end|>", "<|endoftext|>"),
+}
+
+
+def export(
+    model: nn.Module,
+    folder: str | Path,
+    tokenizer: tokenizers.Tokenizer | None = None,
+    *,
+    overwrite: bool = False,
+    max_shard_bytes: int = 5_000_000_000,
+) -> Path:
+    """Write a model as a folder in the hub's form, which :func:`load_model` and Transformers open, and return its path.
+
+    It holds ``config.json``, ``model.safetensors`` or shards with an index, and with a tokenizer ``tokenizer.json`` and
+    ``tokenizer_config.json``. Tensors have their published names and the precision they have in the model. The folder
+    appears when it is complete; an error before that leaves what was there.
+
+    Args:
+        model: a ``Bert``, ``GPT2``, ``Llama`` or ``T5``.
+        tokenizer: the model's own, of the ``tokenizers`` library.
+        overwrite: replace the folder, whole, if it is a model's, that is, has a ``config.json``.
+        max_shard_bytes: tensors beyond this size go to a further file.
+
+    Raises:
+        ValueError: the model has no published form, the tokenizer is another model's, or the folder is in use.
+    """
+    from plm_tutorial import weights
+
+    folder = Path(folder).expanduser().resolve()
+    family, values = _published_form(model)
+    if tokenizer is not None:
+        if tokenizer.get_vocab_size() > model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model knows {model.config.vocab_size}: "
+                "pass the tokenizer that belongs to this model"
+            )
+        values |= _special_ids(tokenizer, values)
+    with _complete_folder(folder, overwrite) as new:
+        weights.write_folder(new, model, family.weights(model.config), max_shard_bytes)
+        _write_json(new / "config.json", values)
+        if tokenizer is not None:
+            tokenizer.save(str(new / "tokenizer.json"))
+            _write_json(new / "tokenizer_config.json", _tokenizer_config(tokenizer, model.config))
+    return folder
+
+
+def _published_form(model: nn.Module) -> tuple[models.Family, dict]:
+    """Return the family of a model, and its ``config.json``."""
+    from plm_tutorial import models
+
+    to_hub = getattr(getattr(model, "config", None), "to_hub", None)
+    values = to_hub() if to_hub else {}
+    family = models.HUB.get(values.get("model_type"))
+    if family is None or not isinstance(model, family.model):
+        names = sorted({family.model.__name__ for family in models.HUB.values()})
+        raise ValueError(f"a {type(model).__name__} has no published form; export takes {', '.join(names)}")
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    return family, values | {"dtype": dtype, "torch_dtype": dtype}  # the latter for releases before Transformers 5
+
+
+def _special_tokens(tokenizer: tokenizers.Tokenizer) -> dict[str, str]:
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    found = {part: [t for t in names if t in special][:1] for part, names in SPECIAL_TOKENS.items()}
+    return {part: names[0] for part, names in found.items() if names}
+
+
+def _special_ids(tokenizer: tokenizers.Tokenizer, values: dict) -> dict[str, int]:
+    """Return the ids of begin, end and padding, where a ``config.json`` leaves them open."""
+    tokens = _special_tokens(tokenizer)
+    parts = [part for part in ("bos_token", "eos_token", "pad_token") if part in tokens]
+    return {f"{part}_id": tokenizer.token_to_id(tokens[part]) for part in parts if values.get(f"{part}_id") is None}
+
+
+def _tokenizer_config(tokenizer: tokenizers.Tokenizer, config) -> dict:
+    inputs = ["input_ids", "attention_mask"]
+    if getattr(config, "n_token_types", 1) > 1:
+        inputs.insert(1, "token_type_ids")
+    return {
+        # Of any kind: what it does stands in tokenizer.json. A class of the model's family would build its own.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.context_length,
+        "model_input_names": inputs,
+        "clean_up_tokenization_spaces": False,
+        **_special_tokens(tokenizer),
+    }
+
+
+def _write_json(path: Path, values: dict) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _complete_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """Give a new folder to fill, beside the one that is meant; it takes that one's place when the block has ended."""
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; pass the name of a folder, which export makes")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise ValueError(f"the folder {folder} is not empty; pass another one, or overwrite=True to replace it")
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"the folder {folder} holds no config.json, so it is no model's and is not replaced")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
+        new, old = Path(place) / "new", Path(place) / "old"
+        new.mkdir()
+        yield new
+        if folder.is_dir():
+            os.replace(folder, old)
+        try:
+            os.replace(new, folder)
+        except OSError:
+            if old.is_dir():
+                os.replace(old, folder)
+            raise
 
 
 # --------------------------------------------------------------------------------------- finding what a name stands for

@@ -1,14 +1,15 @@
 """From files to models: tensors of safetensors and GGUF files, and the one loader that puts them in their places.
 
 In: a file, or a folder as the hub has them, and a model's table of names. Out: a model whose every parameter came from
-the file. Nothing in a file is executed (no pickle), and no length that it claims is believed before it is checked.
+the file; or the other way, tensors in a folder. Nothing in a file is executed (no pickle), and no length that it claims
+is believed before it is checked.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import gguf
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -158,19 +160,36 @@ COUNTS = {"{layer}": "n_layers", "{decoder_layer}": "n_decoder_layers"}
 
 
 def build(
-    family: Any, config: Any, tensors: Mapping[str, Stored], source: Path, device: torch.device, dtype: torch.dtype
+    family: Any,
+    config: Any,
+    tensors: Mapping[str, Stored],
+    source: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    dropped: Collection[str] = (),
+    new_head: bool = False,
 ) -> nn.Module:
     """Return a model of a family with its weights, in eval mode. It is made without memory and never initialised.
+
+    Args:
+        dropped: names of tensors that are left out on purpose.
+        new_head: draw the model's head at random; only what the file has of it, and is not dropped, is taken.
 
     Raises:
         WeightsError: see :func:`load_weights`; or the layers of file and configuration differ in number.
     """
     if not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}; weights are torch.float32, torch.bfloat16, torch.float16 or torch.float64")
-    _check_layers(family.weights, config, tensors, source)
+    table = family.weights(config)
+    _check_layers(table, config, tensors, source, family.rename)
     with torch.device("meta"), _Unfilled():
         model = family.model(config)
-    load_weights(model, tensors, family.weights, source, device, dtype)
+    drawn = {f"head.{name}" for name, _ in model.head.named_parameters()} if new_head else set()
+    load_weights(model, tensors, table, source, device, dtype, rename=family.rename, dropped=dropped, drawn=drawn)
+    if new_head:
+        loaded = {name: value for name, value in model.head.named_parameters() if not value.is_meta}
+        model.draw_head()  # on the CPU in float32: the same numbers, wherever and in whatever precision they end up
+        model.head.to(device, dtype).load_state_dict(loaded, strict=False)
     return model.eval()
 
 
@@ -188,55 +207,118 @@ def load_weights(
     source: Path,
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    rename: Callable[[str], str] = str,
+    dropped: Collection[str] = (),
+    drawn: Collection[str] = (),
 ) -> None:
     """Give each parameter of a model the stored tensor that a table assigns to it, one after the other.
 
     Args:
         model: has ``config`` with ``n_layers``; its parameters may be on the meta device.
         source: the file or folder that the tensors come from, for messages.
+        rename: makes names that differ from file to file one: those of table and file are compared after it.
+        dropped: names of tensors that are left out on purpose, whatever the table says.
+        drawn: parameters that need no stored tensor: without one they are left as they are, to be drawn at random.
 
     Raises:
         WeightsError: a tensor is missing, is not in the table, has a wrong shape, or holds no floating-point numbers or
             some that are not finite.
     """
-    parameters = dict(model.named_parameters())
+    parameters, config = dict(model.named_parameters()), model.config
     places = {
         name: place
-        for name, place in expand(table, model.config).items()
+        for name, place in (expand(table, config) | dict.fromkeys(dropped)).items()
         if place is None or all(ours in parameters for ours in names_of(place))
     }
-    wanted = {name: place for name, place in places.items() if isinstance(place, str | Change)}
-    copies = {name: place.ours for name, place in places.items() if isinstance(place, Copy)}
-    unfed = parameters.keys() - {ours for place in wanted.values() for ours in names_of(place)}
+    unfed = parameters.keys() - drawn - {ours for place in _parts(places).values() for ours in names_of(place)}
     assert not unfed, f"the table of {type(model).__name__} leaves out {sorted(unfed)}"
 
-    if missing := sorted(wanted.keys() - tensors.keys()):
-        raise WeightsError(f"{source} lacks the tensor {_first(missing)}, without which the model is incomplete")
-    if unused := sorted(tensors.keys() - places.keys()):
-        raise WeightsError(
-            f"{source} holds the tensor {_first(unused)}, for which a {type(model).__name__} of this configuration has "
-            "no use: it is another model, or one with a head that is not implemented here"
-        )
-    for name, place in wanted.items():
-        shape = _published(place, parameters, model.config).shape  # of tensors on the meta device: nothing is computed
-        if tensors[name].shape != shape:
+    stored = {}  # by the table's name: the file's name
+    published = {rename(name): name for name in places}
+    for name in tensors:
+        if (known := published.get(rename(name))) is None:
+            others = sorted(n for n in tensors if rename(n) not in published)
             raise WeightsError(
-                f"{tensors[name].file}: tensor {name!r} has shape {tensors[name].shape}; the configuration expects "
+                f"{source} holds the tensor {_first(others)}, for which a {type(model).__name__} of this configuration "
+                "has no use: it is another model, or one with a head that the configuration does not name"
+            )
+        if known in stored:
+            raise WeightsError(f"{source} holds the same tensor twice, as {stored[known]!r} and as {name!r}")
+        stored[known] = name
+    wanted = {n: p for n, p in _parts(places).items() if n in stored or not drawn.issuperset(names_of(p))}
+    if missing := sorted(wanted.keys() - stored.keys()):
+        raise WeightsError(f"{source} lacks the tensor {_first(missing)}, without which the model is incomplete")
+
+    for name, place in wanted.items():
+        found, shape = tensors[stored[name]], joined(place, parameters, config).shape  # on the meta device: no work
+        if found.shape != shape:
+            raise WeightsError(
+                f"{found.file}: tensor {stored[name]!r} has shape {found.shape}; the configuration expects "
                 f"{tuple(shape)} for {' and '.join(names_of(place))}"
             )
     for name, place in wanted.items():
-        value = _read(name, tensors[name])
-        values = place.split(value, model.config) if isinstance(place, Change) else [value]
+        value = _read(stored[name], tensors[stored[name]])
+        values = place.split(value, config) if isinstance(place, Change) else [value]
         for ours, part in zip(names_of(place), values, strict=True):
             module, _, attribute = ours.rpartition(".")
             part = part.to(device, dtype).contiguous()
             setattr(model.get_submodule(module), attribute, nn.Parameter(part))
-    for name, ours in copies.items():
-        if name in tensors and not _equal(_read(name, tensors[name]), model.get_parameter(ours)):
-            raise WeightsError(
-                f"{tensors[name].file}: tensor {name!r} should repeat {ours} and differs from it: the configuration "
-                "says that the two are tied, the weights were trained apart"
-            )
+    for name, place in places.items():
+        if isinstance(place, Copy) and name in stored:
+            value = _read(stored[name], found := tensors[stored[name]])
+            if not _equal(value, model.get_parameter(place.ours)):
+                raise WeightsError(
+                    f"{found.file}: tensor {stored[name]!r} should repeat {place.ours} and differs from it: the "
+                    "configuration says that the two are tied, the weights were trained apart"
+                )
+
+
+def write_folder(folder: Path, model: nn.Module, table: Table, max_shard_bytes: int) -> None:
+    """Write a model's tensors into a folder as the hub has them: ``model.safetensors``, or shards with their index.
+
+    Tied weights are written once, each tensor in the precision that it has.
+
+    Raises:
+        ValueError: a parameter has no published name, or holds numbers that are not finite.
+    """
+    parameters = dict(model.named_parameters())
+    places = _parts(expand(table, model.config))
+    places = {n: place for n, place in sorted(places.items()) if all(ours in parameters for ours in names_of(place))}
+    if rest := sorted(parameters.keys() - {ours for place in places.values() for ours in names_of(place)}):
+        raise ValueError(
+            f"the parameter {_first(rest)} of this {type(model).__name__} has no published name: take out what was "
+            "added to the model, or merge it into its weights, and export again"
+        )
+    shards, sizes = [[]], [0]
+    for name, place in places.items():
+        size = sum(parameters[ours].nbytes for ours in names_of(place))
+        if sizes[-1] and sizes[-1] + size > max_shard_bytes:
+            shards.append([])
+            sizes.append(0)
+        shards[-1].append(name)
+        sizes[-1] += size
+    n = len(shards)
+    files = [SINGLE] if n == 1 else [f"model-{i:05}-of-{n:05}.safetensors" for i in range(1, n + 1)]
+    for file, names in zip(files, shards, strict=True):
+        tensors = {name: joined(places[name], parameters, model.config).cpu().contiguous() for name in names}
+        for name, tensor in tensors.items():
+            if not tensor.float().sum().isfinite():
+                raise ValueError(
+                    f"the parameter {' and '.join(names_of(places[name]))} holds numbers that are not finite, as after "
+                    "a training that diverged; nothing was written"
+                )
+        save_file(tensors, folder / file, {"format": "pt"})
+        (folder / file).chmod(folder.stat().st_mode & 0o666)  # the library makes it readable by its owner alone
+    if len(files) > 1:
+        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _parts(places: Mapping[str, str | None | Change | Copy]) -> dict[str, str | Change]:
+    """Return those places that parameters are made of: no copies, and nothing that is dropped."""
+    return {name: place for name, place in places.items() if isinstance(place, str | Change)}
 
 
 def names_of(place: str | Change | Copy) -> tuple[str, ...]:
@@ -244,7 +326,7 @@ def names_of(place: str | Change | Copy) -> tuple[str, ...]:
     return place.ours if isinstance(place, Change) else (place if isinstance(place, str) else place.ours,)
 
 
-def _published(place: str | Change, parameters: Mapping[str, Tensor], config: Any) -> Tensor:
+def joined(place: str | Change, parameters: Mapping[str, Tensor], config: Any) -> Tensor:
     """Return the published tensor that our parameters make."""
     values = [parameters[ours].detach() for ours in names_of(place)]
     return place.join(values, config) if isinstance(place, Change) else values[0]
@@ -284,14 +366,16 @@ def _of_layer(place: str | None | Change | Copy, mark: str, layer: str) -> str |
     return Copy(place.ours.replace(mark, layer)) if isinstance(place, Copy) else place.replace(mark, layer)
 
 
-def _check_layers(table: Table, config: Any, tensors: Mapping[str, Stored], source: Path) -> None:
+def _check_layers(
+    table: Table, config: Any, tensors: Collection[str], source: Path, rename: Callable[[str], str]
+) -> None:
     """Compare the number of layers before any is built: a damaged number may be in the billions."""
     for mark, count in COUNTS.items():
-        prefixes = {name.split(mark)[0] for name in table if mark in name}
+        prefixes = {rename(name).split(mark)[0] for name in table if mark in name}
         if not prefixes:
             continue
         pattern = re.compile(f"(?:{'|'.join(map(re.escape, prefixes))})([0-9]{{1,9}})\\.")
-        found = {int(match[1]) for name in tensors if (match := pattern.match(name))}
+        found = {int(match[1]) for name in tensors if (match := pattern.match(rename(name)))}
         if not found:
             raise WeightsError(
                 f"{source} holds no tensors of layers ({', '.join(sorted(prefixes))}0 …): it is another model"

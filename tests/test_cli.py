@@ -39,6 +39,48 @@ def stored(tmp_path: Path) -> Path:
     return tmp_path / "home" / "assets" / "tiny" / "file.txt"
 
 
+# --- export --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_bert(tmp_path) -> Path:
+    """A tiny BERT in a folder, without a tokenizer."""
+    from plm_tutorial import export, models
+
+    config = models.BertConfig(vocab_size=8, context_length=8, d_model=8, n_layers=1, n_heads=1, d_hidden=8)
+    return export(models.Bert(config), tmp_path / "small")
+
+
+def test_export_writes_a_folder_and_lists_it(small_bert, tmp_path):
+    done = call("export", str(small_bert), str(tmp_path / "out"))
+    assert done.exit_code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["config.json", "model.safetensors", str(tmp_path / "out")]
+    assert re.fullmatch(r"model.safetensors +[\d,]+ bytes", lines[1])
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (small_bert, tmp_path / "out")]
+    assert weights[0] == weights[1]
+
+
+def test_export_takes_the_tokenizer_along(small_bert, tmp_path):
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(small_bert / "tokenizer.json"))
+    done = call("export", str(small_bert), str(tmp_path / "out"))
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "out" / "tokenizer.json").is_file() and (tmp_path / "out" / "tokenizer_config.json").is_file()
+
+
+def test_export_says_what_is_wrong_without_a_traceback(small_bert, tmp_path):
+    done = call("export", "minillm", str(tmp_path / "out"))
+    assert done.exit_code == 1 and done.stdout == ""
+    assert (
+        done.stderr.startswith("plm-tutorial: 'minillm' is no registry name") and "Did you mean 'minilm'" in done.stderr
+    )
+    done = call("export", str(small_bert), str(small_bert))
+    assert done.exit_code == 1 and "is not empty; pass another one" in done.stderr
+    assert call("export", str(small_bert), str(small_bert), "--overwrite").exit_code == 0
+
+
 # --- fetch ---------------------------------------------------------------------------------------------------------
 
 

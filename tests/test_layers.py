@@ -1,4 +1,4 @@
-"""The parts of a Transformer: formulas, the two paths of attention, the cache, recording."""
+"""The parts of a Transformer: formulas, the two paths of attention, positions, the cache, recording."""
 
 import ast
 import itertools
@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 from torch import nn
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from plm_tutorial import layers
 from plm_tutorial.layers import KVCache, MultiHeadAttention, PreNormBlock, attention, record, rotary_angles, rotate
 from plm_tutorial.models.llama import half_split
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA"))]
 
 
 def _qkv(B=2, T=5, S=5, H=4, G=4, K=8, dtype=torch.float64, seed=0):
@@ -86,22 +88,80 @@ def test_a_query_that_may_look_at_nothing_gets_zeros(fused):
         assert (out[1] == 0).all() and (out[0] != 0).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_close_to_full(dtype):
-    q, k, v = _qkv(T=6, S=6, G=2)
-    full = attention(q, k, v, causal=True)
-    for fused in (False, True):
-        out = attention(q.to(dtype), k.to(dtype), v.to(dtype), _mask("padding", 2, 4, 6, 6), True, fused=fused)
-        assert out.dtype == dtype and out.isfinite().all()
-        out = attention(q.to(dtype), k.to(dtype), v.to(dtype), causal=True, fused=fused)
-        torch.testing.assert_close(out.double(), full, atol=0.03, rtol=0)
+def _naive(q, k, v, mask=None, causal=False, window=None, scale=None, bias=None):
+    """Attention by loops over sequences, heads and queries: (B, H, T, K)."""
+    (B, H, T, K), G, S = q.shape, k.size(1), k.size(2)
+    scale = K**-0.5 if scale is None else scale
+    mask = torch.ones(B, H, T, S, dtype=torch.bool) if mask is None else mask.expand(B, H, T, S)
+    bias = torch.zeros(B, H, T, S, dtype=q.dtype) if bias is None else bias.expand(B, H, T, S)
+    rows = []
+    for b, h, t in itertools.product(range(B), range(H), range(T)):
+        g, own = h * G // H, S - T + t  # the key-value head, and the query's own position
+        seen = [s for s in range(S) if mask[b, h, t, s] and not (causal and s > own)]
+        if window is not None:
+            seen = [s for s in seen if s > own - window]
+        if not seen:
+            rows.append(torch.zeros(K, dtype=q.dtype))
+            continue
+        scores = torch.stack([scale * (q[b, h, t] @ k[b, g, s]) + bias[b, h, t, s] for s in seen])
+        rows.append(scores.softmax(0) @ v[b, g, seen])
+    return torch.stack(rows).view(B, H, T, K)
 
 
-def test_gradients_by_finite_differences():
-    q, k, v = (x.requires_grad_() for x in _qkv(T=3, S=4, H=2, G=1, K=3))
-    mask = torch.tensor([[True, True, False, True]])
-    for fused in (False, True):
-        assert torch.autograd.gradcheck(lambda *x, fused=fused: attention(*x, mask, True, fused=fused), (q, k, v))
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("window", [None, 1, 3, 6, 50])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_equals_loops(dtype, kind, window, biased, fused):
+    for (T, S), (H, G), scale in itertools.product([(6, 6), (1, 6), (3, 6)], [(4, 4), (4, 2)], [None, 0.3]):
+        q, k, v = _qkv(T=T, S=S, H=H, G=G)
+        mask = _mask(kind, 2, H, T, S)
+        biases = (
+            [torch.randn(shape, dtype=torch.float64) for shape in ((1, H, T, S), (2, 1, T, S))] if biased else [None]
+        )
+        for causal, bias in itertools.product([True] if window else [False, True], biases):
+            how = dict(causal=causal, window=window, scale=scale)
+            expected = _naive(q, k, v, mask, bias=bias, **how)
+            given = [x if x is None else x.to(dtype) for x in (q, k, v, bias)]
+            out = attention(*given[:3], mask, bias=given[3], fused=fused, **how)
+            torch.testing.assert_close(out.double(), expected, atol=TOLERANCE[dtype], rtol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("kind", MASKS)
+def test_all_types_on_all_devices_are_close_to_full_precision(device, dtype, fused, kind):
+    draw = torch.Generator().manual_seed(1)
+    for (T, S), window, biased in itertools.product([(6, 6), (1, 6), (3, 6)], [None, 2], [False, True]):
+        q, k, v = _qkv(T=T, S=S, G=2)
+        mask = _mask(kind, 2, 4, T, S)
+        bias = torch.randn(1, 4, T, S, generator=draw, dtype=torch.float64) if biased else None
+        expected = attention(q, k, v, mask, True, window=window, bias=bias, fused=False)
+        given = [x if x is None else x.to(device, dtype) for x in (q, k, v, bias)]
+        mask = mask if mask is None else mask.to(device)
+        out = attention(*given[:3], mask, True, window=window, bias=given[3], fused=fused)
+        assert out.dtype == dtype and out.device.type == device and out.isfinite().all()
+        tolerance = 1e-5 if dtype == torch.float32 else 0.03
+        torch.testing.assert_close(out.double().cpu(), expected, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("causal", "window"), [(False, None), (True, None), (True, 2)])
+@pytest.mark.parametrize("G", [1, 2])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_gradients_by_finite_differences(fused, causal, window, G, masked, scale):
+    q, k, v = (x.requires_grad_() for x in _qkv(B=2, T=3, S=4, H=2, G=G, K=3))
+    mask = torch.tensor([[True, True, False, True], [False] * 4])[:, None, None] if masked else None  # one sees nothing
+    bias = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def run(q, k, v, bias=None):
+        return attention(q, k, v, mask, causal, window=window, scale=scale, bias=bias, fused=fused)
+
+    assert torch.autograd.gradcheck(run, (q, k, v))
+    assert torch.autograd.gradcheck(run, (q, k, v, bias))
 
 
 def test_weights_are_saved_only_when_asked_for():
@@ -127,10 +187,58 @@ def test_calls_that_attention_refuses():
         attention(q, k, v)
     with pytest.raises(ValueError, match="mask is torch.int64; expected bool"):
         attention(q, q, q, torch.ones(5, 5, dtype=torch.int64))
+    for how in (dict(window=2), dict(window=0, causal=True)):
+        with pytest.raises(ValueError, match="a window of at least 1 position goes with causal=True"):
+            attention(q, q, q, **how)
 
 
 def test_causal_mask_of_the_last_queries():
     assert layers.causal_mask(2, 4).tolist() == [[True, True, True, False], [True, True, True, True]]
+    assert layers.causal_mask(2, 4, window=2).int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 1]]
+    assert torch.equal(layers.causal_mask(5, 5, window=5), layers.causal_mask(5, 5))
+
+
+# ---- the attention module
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_the_module_is_projections_around_attention(window, scale):
+    torch.manual_seed(0)
+    module = MultiHeadAttention(12, 4, 2, d_head=5, scale=scale, window=window).double()
+    x, bias = torch.randn(2, 6, 12, dtype=torch.float64), torch.randn(1, 4, 6, 6, dtype=torch.float64)
+
+    def heads(linear, n):
+        y = x @ linear.weight.T + linear.bias
+        return torch.stack(y.split(5, dim=-1), dim=1) if n > 1 else y[:, None]
+
+    q, k, v = heads(module.query, 4), heads(module.key, 2), heads(module.value, 2)
+    joined = torch.cat(_naive(q, k, v, causal=True, window=window, scale=scale, bias=bias).unbind(1), dim=-1)
+    expected = joined @ module.output.weight.T + module.output.bias
+    torch.testing.assert_close(module(x, causal=True, bias=bias), expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_cross_attention_equals_torch(padded):
+    torch.manual_seed(0)
+    theirs, ours = nn.MultiheadAttention(12, 3, batch_first=True).double(), MultiHeadAttention(12, 3).double()
+    for kind in ("weight", "bias"):
+        packed = getattr(theirs, f"in_proj_{kind}").data
+        packed.normal_()
+        for module, part in zip((ours.query, ours.key, ours.value), packed.chunk(3), strict=True):
+            getattr(module, kind).data = part
+        getattr(ours.output, kind).data = getattr(theirs.out_proj, kind).data
+    x, memory = torch.randn(2, 4, 12, dtype=torch.float64), torch.randn(2, 7, 12, dtype=torch.float64)
+    keep = torch.tensor([[1] * 7, [1] * 5 + [0] * 2]) if padded else None
+    out = ours(x, layers.padding_mask(keep), memory=memory)
+    expected, _ = theirs(x, memory, memory, key_padding_mask=None if keep is None else keep == 0)
+    torch.testing.assert_close(out, expected, atol=1e-10, rtol=0)
+    cache = KVCache(n_layers=1)
+    for t in range(4):  # from the cache the second time: another memory changes nothing
+        given = memory if t == 0 else memory + 1
+        piece = ours(x[:, t : t + 1], layers.padding_mask(keep), memory=given, cache=cache)
+        torch.testing.assert_close(piece, expected[:, t : t + 1], atol=1e-10, rtol=0)
+    assert cache.length == 0 and len(cache.memory[0]) == 2
 
 
 # ---- norms, activations, feed-forwards
@@ -167,6 +275,47 @@ def test_feed_forwards_are_their_formulas():
     hidden = gate * gate.sigmoid() * (x @ gated.up.weight.T)
     torch.testing.assert_close(gated(x), hidden @ gated.down.weight.T)
     assert gated.up.bias is None
+
+
+# ---- sinusoidal and relative positions
+
+
+def test_sinusoidal_positions_are_their_formula():
+    positions = layers.sinusoidal_positions(200, 12)
+    assert positions.shape == (200, 12) and positions.dtype == torch.float32
+    for t, i in itertools.product(range(0, 200, 7), range(6)):
+        angle = t / 10000 ** (2 * i / 12)
+        assert positions[t, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-5)
+        assert positions[t, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-5)
+    torch.testing.assert_close(positions.square().sum(-1), torch.full((200,), 6.0))  # half of the width
+    with pytest.raises(ValueError, match="d_model is 7; sines and cosines come in pairs"):
+        layers.sinusoidal_positions(4, 7)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("n_buckets", "max_distance"), [(32, 128), (8, 20), (16, 1000)])
+def test_buckets_of_relative_positions_equal_transformers(bidirectional, n_buckets, max_distance):
+    bias = layers.RelativeBias(2, n_buckets, max_distance, bidirectional)
+    offsets = torch.arange(-1100, 1101)
+    expected = T5Attention._relative_position_bucket(offsets, bidirectional, n_buckets, max_distance)
+    assert torch.equal(bias.bucket(offsets), expected)
+    assert expected.unique().numel() >= n_buckets - 1  # the reference reaches (nearly) all of them here
+
+
+def test_relative_bias_is_a_number_for_each_head_and_distance():
+    bias = layers.RelativeBias(3, 8, 20)
+    assert (bias.weight == 0).all()
+    bias.weight.data = torch.randn(8, 3)
+    out = bias(6, 6)
+    assert out.shape == (1, 3, 6, 6)
+    for h, t, s in itertools.product(range(3), range(6), range(6)):
+        assert out[0, h, t, s] == bias.weight[bias.bucket(torch.tensor(s - t)), h]
+    assert torch.equal(bias(2, 6), out[:, :, -2:])  # the last queries, as with a cache
+    out[0, 1, 4, 2].backward()
+    assert bias.weight.grad.count_nonzero() == 1
+    for options in ((16, 8, False), (32, 8, True), (3, 100, True)):
+        with pytest.raises(ValueError, match="max_distance beyond them"):
+            layers.RelativeBias(1, *options)
 
 
 # ---- rotary positions

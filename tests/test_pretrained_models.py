@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save, save_file
 import plm_tutorial
 from plm_tutorial import assets, models, runtime
 from plm_tutorial.gguf_files import gguf_head
-from plm_tutorial.models import BertConfig, Llama, LlamaConfig
-from plm_tutorial.pretrained import WeightsError, load_model
+from plm_tutorial.models import Bert, BertConfig, Llama, LlamaConfig
+from plm_tutorial.pretrained import WeightsError, export, load_model, load_tokenizer
 from plm_tutorial.records import write_record
 from plm_tutorial.weights import Change
 
@@ -83,12 +83,12 @@ CONFIG = {
 def _write_folder(folder, model, config=None, tensors=None):
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIG | (config or {})))
-    save_file(_published(model, models.llama.HUB_WEIGHTS) | (tensors or {}), folder / "model.safetensors")
+    save_file(_published(model, models.llama.hub_weights(model.config)) | (tensors or {}), folder / "model.safetensors")
     return folder
 
 
 def _write_shards(folder, model):
-    tensors = _published(model, models.llama.HUB_WEIGHTS)
+    tensors = _published(model, models.llama.hub_weights(model.config))
     names = sorted(tensors)
     shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
     folder.mkdir()
@@ -242,8 +242,8 @@ def test_files_under_artifacts_are_noted_in_the_page_record(model, tmp_path):
 
 
 def test_the_package_offers_the_loader_without_importing_torch():
-    assert plm_tutorial.load_model is load_model
-    code = "import sys, plm_tutorial; plm_tutorial.load_model; sys.exit('torch' in sys.modules)"
+    assert plm_tutorial.load_model is load_model and plm_tutorial.export is export
+    code = "import sys, plm_tutorial; plm_tutorial.load_model; plm_tutorial.export; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -297,13 +297,235 @@ def test_a_folder_without_usable_weights(model, tmp_path):
         load_model(tmp_path)
 
 
-def test_bert_checkpoints_with_a_head_are_refused_for_now(tmp_path):
-    source = assets.path("minilm")
-    (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
-    tensors = load_file(source / "model.safetensors") | {"classifier.weight": torch.zeros(2, 384)}
-    save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match="'classifier.weight', for which a Bert of this configuration has no use"):
-        load_model(tmp_path)
+# ---- heads
+
+TINY = BertConfig(vocab_size=40, context_length=16, d_model=16, n_layers=2, n_heads=2, d_hidden=24)
+OURS = {
+    "mlm": replace(TINY, head="mlm"),
+    "sequence": replace(TINY, head="sequence", n_labels=3),
+    "token": replace(TINY, head="token", n_labels=3),
+    "span": replace(TINY, head="span"),
+}
+
+
+def _bert_folder(folder, head="none", roberta=False, config=None, tensors=None):
+    """A random BERT or RoBERTa with a head, as a folder; a None among the changes takes away."""
+    torch.manual_seed(0)
+    shape = OURS.get(head, TINY)
+    model = Bert(replace(shape, n_token_types=1, pad_id=1) if roberta else shape).eval()
+    export(model, folder, overwrite=True)
+    for file, changes, read, write in (
+        ("config.json", config, lambda p: json.loads(p.read_text()), lambda v, p: p.write_text(json.dumps(v))),
+        ("model.safetensors", tensors, load_file, save_file),
+    ):
+        if changes:
+            values = {k: v for k, v in (read(folder / file) | changes).items() if v is not None}
+            write(values, folder / file)
+    return model, folder
+
+
+def _same_body(a, b):
+    theirs = b.state_dict()
+    return all(torch.equal(v, theirs[k]) for k, v in a.state_dict().items() if not k.startswith("head."))
+
+
+@pytest.mark.parametrize("roberta", [False, True])
+@pytest.mark.parametrize("stored", [*OURS, "none"])
+@pytest.mark.parametrize("asked", [*OURS, "none"])
+def test_a_head_is_the_stored_one_or_a_new_one(tmp_path, stored, asked, roberta):
+    model, folder = _bert_folder(tmp_path / "model", stored, roberta)
+    assert _same(load_model(folder, device="cpu"), model)
+    n_labels = 3 if asked in ("sequence", "token") else None
+    torch.manual_seed(5)
+    loaded = load_model(folder, asked, n_labels, device="cpu")
+    assert _same_body(loaded, model) and not loaded.training
+    if asked == stored:
+        assert _same(loaded, model) and _same(load_model(folder, asked, device="cpu"), model)
+    elif asked == "none":
+        assert loaded.head is None and loaded.config.head is None and loaded(IDS).shape == (1, 5, 16)
+    else:
+        torch.manual_seed(5)
+        again = load_model(folder, asked, n_labels, device="cpu")
+        assert _same(loaded, again), "torch.manual_seed governs what is drawn"
+        other = load_model(folder, asked, n_labels, device="cpu")
+        assert not _same(loaded, other)
+        for name, value in loaded.head.state_dict().items():
+            if name.endswith("bias"):
+                assert not value.any()
+            elif not name.startswith("norm"):
+                assert 0.01 < value.std() < 0.03, "drawn with BERT's spread, 0.02"
+        sizes = {"mlm": (1, 5, 40), "sequence": (1, 3), "token": (1, 5, 3), "span": (1, 5, 2)}
+        assert loaded(IDS).shape == sizes[asked]
+        loaded(IDS).square().sum().backward()
+        assert all(p.grad is not None for p in loaded.parameters())
+
+
+def test_new_heads_on_minilm():
+    """The pooler, which MiniLM has, is taken into the head "sequence"; a head for words is tied to the embedding."""
+    body = load_model("minilm", device="cpu")
+    stored = load_file(assets.path("minilm") / "model.safetensors")
+    ids = torch.tensor([load_tokenizer("minilm").encode("A film with a heart of gold.").ids[:9]])
+    with torch.no_grad():
+        for head, n_labels, shape in (
+            ("sequence", 2, (1, 2)), ("token", 9, (1, 9, 9)), ("span", None, (1, 9, 2)), ("mlm", None, (1, 9, 30522)),
+        ):  # fmt: skip
+            model = load_model("minilm", head, n_labels, device="cpu")
+            assert _same_body(model, body) and model(ids).shape == shape
+            if head == "sequence":
+                assert torch.equal(model.head.dense.weight, stored["pooler.dense.weight"])
+            if head == "mlm":
+                assert model.head.output is None
+        assert torch.equal(load_model("minilm", "none", device="cpu")(ids), body(ids))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_new_head_has_the_precision_of_the_body(tmp_path, dtype):
+    _, folder = _bert_folder(tmp_path / "model")
+    torch.manual_seed(0)
+    exact = load_model(folder, "mlm", device="cpu")
+    torch.manual_seed(0)
+    loaded = load_model(folder, "mlm", device="cpu", dtype=dtype)
+    assert all(torch.equal(p, q.to(dtype)) for p, q in zip(loaded.parameters(), exact.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("stored", "call", "message"),
+    [
+        ("none", {"n_labels": 2}, "n_labels is 2, and no head is named: pass head='sequence' or head='token' too"),
+        ("none", {"head": "sequence"}, "a 'sequence' head needs n_labels, the number of labels"),
+        ("none", {"head": "token", "n_labels": 0}, "n_labels is 0; expected a whole number from 1"),
+        ("none", {"head": "mlm", "n_labels": 2}, "n_labels is 2, head is 'mlm'; only sequence and token have labels"),
+        ("none", {"head": "none", "n_labels": 2}, "n_labels is 2, but head='none' leaves the model without labels"),
+        ("none", {"head": "classifier"}, "head is 'classifier'; implemented here: mlm, sequence, token, span"),
+        ("sequence", {"head": "sequence", "n_labels": 2}, "n_labels is 2, and the 'sequence' head of .* has 3: leave"),
+        ("sequence", {"head": "token"}, "a 'token' head needs n_labels"),
+    ],
+)
+def test_heads_that_cannot_be_had(tmp_path, stored, call, message):
+    _, folder = _bert_folder(tmp_path / "model", stored)
+    with pytest.raises(ValueError, match=message):
+        load_model(folder, **call, device="cpu")
+
+
+@pytest.mark.parametrize("size", [2**20, 2**30])
+def test_a_damaged_size_is_found_before_a_new_head_is_drawn(tmp_path, size):
+    _, folder = _bert_folder(tmp_path / "model", config={"hidden_size": size})
+    with _little_memory(), pytest.raises(WeightsError, match=f"the configuration expects .*{size}"):
+        load_model(folder, "sequence", 2, device="cpu")
+
+
+@pytest.mark.parametrize("call", [{"head": "none"}, {"head": "sequence", "n_labels": 2}, {"n_labels": 2}])
+def test_a_decoder_has_no_other_head(model, tmp_path, call):
+    for path in (_write_folder(tmp_path / "folder", model), _write_gguf(tmp_path / "tiny.gguf", model)):
+        with pytest.raises(ValueError, match="a Llama has its output layer and no other head; leave out head"):
+            load_model(path, **call, device="cpu")
+
+
+@pytest.mark.parametrize("roberta", [False, True])
+@pytest.mark.parametrize("head", OURS)
+def test_without_architectures_the_tensors_decide_or_the_caller_does(tmp_path, head, roberta):
+    config = {"architectures": None}
+    body, folder = _bert_folder(tmp_path / "body", roberta=roberta, config=config)
+    assert _same(load_model(folder, device="cpu"), body)
+    labels = OURS[head].n_labels
+    assert _same_body(load_model(folder, head, labels, device="cpu"), body)
+    whole, folder = _bert_folder(tmp_path / "whole", head, roberta, config)
+    with pytest.raises(WeightsError, match="holds tensors of a head, such as .* no architectures to say which"):
+        load_model(folder, device="cpu")
+    assert _same(load_model(folder, head, labels, device="cpu"), whole)
+    assert _same_body(load_model(folder, "none", device="cpu"), whole)
+
+
+@pytest.mark.parametrize(
+    ("architectures", "roberta"),
+    [
+        (["BertForMultipleChoice"], False), (["BertForNextSentencePrediction"], False), (["BertLMHeadModel"], False),
+        (["RobertaForMultipleChoice"], True), (["RobertaModel"], False), (["BertModel"], True), ("BertModel", False),
+        ([["BertModel"]], False), (["BertModel", "BertForMaskedLM"], False), ({"BertModel": 1}, False),
+    ],
+)  # fmt: skip
+def test_architectures_that_are_not_implemented_are_named(tmp_path, architectures, roberta):
+    _, folder = _bert_folder(tmp_path / "model", roberta=roberta, config={"architectures": architectures})
+    with pytest.raises(WeightsError) as caught:
+        load_model(folder, device="cpu")
+    assert f"its architectures is {architectures!r}; implemented here: one of" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "roberta", "config", "expected"),
+    [
+        ("none", False, {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+        ("none", False, {"is_decoder": True}, "is_decoder is True"),
+        ("none", False, {"hidden_act": "swish"}, "activation is 'swish'"),
+        ("none", False, {"vocab_size": None}, "it has no vocab_size"),
+        ("none", True, {"pad_token_id": 17}, "its pad_token_id is 17 and max_position_embeddings 18"),
+        ("none", True, {"pad_token_id": "1"}, "its pad_token_id is '1'"),
+        ("none", True, {"max_position_embeddings": None}, "it has no max_position_embeddings"),
+        ("none", True, {"max_position_embeddings": "18"}, "max_position_embeddings '18'"),
+        ("none", True, {"max_position_embeddings": 20}, "'embeddings.position_embeddings.weight' has shape (18, 16)"),
+        ("sequence", False, {"id2label": {"0": "A", "1": "B"}}, "'classifier.weight' has shape (3, 16)"),
+        ("sequence", False, {"id2label": None}, "'classifier.weight' has shape (3, 16)"),
+        ("sequence", False, {"id2label": {}}, "n_labels is 0"),
+        ("sequence", False, {"id2label": None, "num_labels": "3"}, "n_labels is '3'"),
+        ("mlm", False, {"tie_word_embeddings": False}, "lacks the tensor 'cls.predictions.decoder.bias' (and 1 more)"),
+        ("mlm", True, {"tie_word_embeddings": "no"}, "tied is 'no'; expected true or false"),
+        ("mlm", True, {"classifier_dropout": "much"}, "head_dropout is 'much'"),
+        (
+            "mlm",
+            False,
+            {"architectures": ["BertModel"]},
+            "the tensor 'cls.predictions.bias' (and 4 more), for which",
+        ),
+        ("none", False, {"architectures": ["BertForMaskedLM"]}, "lacks the tensor 'cls.predictions.bias' (and 4 more)"),
+    ],
+)
+def test_bert_folders_with_another_configuration(tmp_path, head, roberta, config, expected):
+    written = _bert_folder(tmp_path / "model", head, roberta)[1] / "config.json"
+    values = json.loads(written.read_text()) | config
+    # numbers that the model does not have cannot be exported: they are written afterwards
+    written.write_text(json.dumps({k: v for k, v in values.items() if v is not None or k not in config}))
+    _refused(written.parent, expected, file=written.parent)
+
+
+def _copies(folder, **changes):
+    """The tied tensors of a head for words, as older files have them twice."""
+    tensors = load_file(folder / "model.safetensors")
+    copies = {
+        "cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"].clone(),
+        "cls.predictions.decoder.bias": tensors["cls.predictions.bias"].clone(),
+    }
+    save_file(tensors | copies | changes, folder / "model.safetensors")
+
+
+def test_tied_weights_that_are_stored_twice(tmp_path):
+    model, folder = _bert_folder(tmp_path / "model", "mlm")
+    _copies(folder)
+    assert _same(load_model(folder, device="cpu"), model)
+    for name, shape in (("cls.predictions.decoder.weight", (40, 16)), ("cls.predictions.decoder.bias", (40,))):
+        for wrong in (torch.ones(shape), torch.ones(3)):
+            _copies(folder, **{name: wrong})
+            _refused(folder, f"tensor {name!r} should repeat", "differs from it", file=folder / "model.safetensors")
+
+
+def test_names_of_older_and_other_files(tmp_path):
+    """A "bert." before a bare model or none before one with a head, gamma and beta, and tensors without a use."""
+    for head in ("none", "mlm"):
+        model, folder = _bert_folder(tmp_path / head, head)
+        tensors = load_file(folder / "model.safetensors")
+        legacy = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+                  for n, t in tensors.items()}  # fmt: skip
+        bare = {n.removeprefix("bert."): t for n, t in tensors.items()}
+        own = ("cls.", "bert.")
+        prefixed = {n if n.startswith(own) else f"bert.{n}": t for n, t in tensors.items()}
+        extra = {"bert.embeddings.position_ids": torch.arange(16)[None], "bert.pooler.dense.weight": torch.ones(16, 16)}
+        if head == "mlm":
+            extra |= {"cls.seq_relationship.weight": torch.ones(2, 16), "cls.seq_relationship.bias": torch.ones(2)}
+        for found in (legacy, bare, prefixed, tensors | extra):
+            save_file(found, folder / "model.safetensors")
+            assert _same(load_model(folder, device="cpu"), model)
+        name = "embeddings.LayerNorm.bias"
+        save_file(bare | {f"bert.{name}": bare[name].clone()}, folder / "model.safetensors")
+        _refused(folder, "holds the same tensor twice, as", repr(name), repr(f"bert.{name}"))
 
 
 # ---- damage
@@ -389,7 +611,7 @@ def test_damaged_safetensors(model, tmp_path, damage):
 def test_safetensors_with_wrong_tensors(model, tmp_path):
     def written(name, tensor):
         folder = _write_folder(tmp_path / "folder", model)
-        tensors = _published(model, models.llama.HUB_WEIGHTS)
+        tensors = _published(model, models.llama.hub_weights(model.config))
         tensors |= {} if tensor is None else {name: tensor}
         (folder / "model.safetensors").write_bytes(
             save({k: v for k, v in tensors.items() if (k, tensor) != (name, None)})
@@ -400,7 +622,8 @@ def test_safetensors_with_wrong_tensors(model, tmp_path):
     for name, tensor, expected in (
         (NORM, None, "lacks the tensor"),
         (layer, None, "lacks the tensor"),
-        ("lm_head.weight", torch.zeros(40, 32), "for which a Llama of this configuration has no use"),
+        ("lm_head.weight", torch.zeros(40, 32), "should repeat tokens.weight and differs from it"),
+        ("lm_head.bias", torch.zeros(40), "for which a Llama of this configuration has no use"),
         (layer.replace("weight", "bias"), torch.zeros(16), "has no use"),
         (layer, torch.zeros(32, 16), "has shape (32, 16); the configuration expects (16, 32)"),
         (NORM, torch.zeros(0), "has shape (0,); the configuration expects (32,)"),
@@ -414,7 +637,7 @@ def test_safetensors_with_wrong_tensors(model, tmp_path):
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"model_type": "mamba"}, "model_type = 'mamba'; implemented here: bert, llama"),
+        ({"model_type": "mamba"}, "model_type = 'mamba'; implemented here: bert, roberta, gpt2, t5, llama, mistral"),
         ({"model_type": ["llama"]}, "model_type = ['llama']"),
         ({"hidden_size": 16}, "has shape (40, 32); the configuration expects (40, 16)"),
         ({"hidden_size": "32"}, "a width of '32' cannot be split"),
@@ -431,6 +654,13 @@ def test_safetensors_with_wrong_tensors(model, tmp_path):
             {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
             "rope_type is 'llama3'; implemented here: 'default'",
         ),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "type is 'linear'; implemented here: 'default'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type is 'yarn'; implemented here"),
+        ({"sliding_window": 8}, "sliding_window is 8; implemented here: None"),
+        ({"model_type": "mistral", "sliding_window": 0}, "window is 0; expected a whole number from 1"),
+        ({"model_type": "mistral", "layer_types": ["full_attention"]}, "layer_types is ['full_attention']"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "is ['LlamaForSequenceClassification']; implemented"),
+        ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear'"),
         ({"rope_theta": "big"}, "rope_base is 'big'"),
         ({"rms_norm_eps": None}, "norm_eps is None"),

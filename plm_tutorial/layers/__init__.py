@@ -1,7 +1,7 @@
 """The parts that every Transformer of this book is made of. Imports nothing of ours from outside this folder.
 
 In: tensors (B, T, D), or queries, keys and values (B, H, T, K). Out: the same shapes. Bottom-up: ``positions``,
-``dot_product`` (attention), ``blocks``, ``recording``.
+``projections``, ``dot_product`` (attention), ``blocks``, ``recording``.
 """
 
 from .blocks import (
@@ -17,6 +17,7 @@ from .blocks import (
 )
 from .dot_product import KVCache, MultiHeadAttention, attention, causal_mask, padding_mask, repeat_heads
 from .positions import RelativeBias, rotary_angles, rotate, sinusoidal_positions
+from .projections import Linear, for_decoding, linear
 from .recording import Call, Recording, record
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "FeedForward",
     "GatedFeedForward",
     "KVCache",
+    "Linear",
     "LayerNorm",
     "MultiHeadAttention",
     "PostNormBlock",
@@ -35,7 +37,9 @@ __all__ = [
     "RelativeBias",
     "attention",
     "causal_mask",
+    "for_decoding",
     "init_weights",
+    "linear",
     "padding_mask",
     "record",
     "repeat_heads",

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .dot_product import KVCache
+from .projections import Linear
 
 # ------------------------------------------------------------------------------------------------------------- norms
 
@@ -66,8 +67,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, d_hidden: int, activation: str = "gelu", bias: bool = True, dropout: float = 0.0):
         super().__init__()
-        self.up = nn.Linear(d_model, d_hidden, bias)
-        self.down = nn.Linear(d_hidden, d_model, bias)
+        self.up = Linear(d_model, d_hidden, bias)
+        self.down = Linear(d_hidden, d_model, bias)
         self.activation = ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)  # of the hidden features
 
@@ -84,9 +85,9 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, d_model: int, d_hidden: int, activation: str = "silu", bias: bool = False, dropout: float = 0.0):
         super().__init__()
-        self.gate = nn.Linear(d_model, d_hidden, bias)
-        self.up = nn.Linear(d_model, d_hidden, bias)
-        self.down = nn.Linear(d_hidden, d_model, bias)
+        self.gate = Linear(d_model, d_hidden, bias)
+        self.up = Linear(d_model, d_hidden, bias)
+        self.down = Linear(d_hidden, d_model, bias)
         self.activation = ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)  # of the hidden features
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .positions import rotate
+from .projections import Linear
 
 # ------------------------------------------------------------------------------------------------------------- masks
 
@@ -237,10 +238,10 @@ class MultiHeadAttention(nn.Module):
         self.n_heads, self.n_kv_heads = n_heads, n_kv_heads or n_heads
         self.d_head = d_head or d_model // n_heads
         self.dropout, self.scale, self.window = dropout, scale, window
-        self.query = nn.Linear(d_model, self.n_heads * self.d_head, bias)
-        self.key = nn.Linear(d_model, self.n_kv_heads * self.d_head, bias)
-        self.value = nn.Linear(d_model, self.n_kv_heads * self.d_head, bias)
-        self.output = nn.Linear(self.n_heads * self.d_head, d_model, bias)
+        self.query = Linear(d_model, self.n_heads * self.d_head, bias)
+        self.key = Linear(d_model, self.n_kv_heads * self.d_head, bias)
+        self.value = Linear(d_model, self.n_kv_heads * self.d_head, bias)
+        self.output = Linear(self.n_heads * self.d_head, d_model, bias)
         self.save: list[Tensor] | None = None  # set by record()
 
     def forward(

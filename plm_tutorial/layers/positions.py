@@ -55,10 +55,19 @@ class RelativeBias(nn.Module):
     Near distances have a number each, farther ones share it in buckets that widen logarithmically, and all beyond
     ``max_distance`` share the last. Source: Raffel et al. 2019, https://arxiv.org/abs/1910.10683, section 2.1, and the
     code published with it.
+
+    Raises:
+        ValueError: ``max_distance`` is not beyond the distances that have a bucket each, or these are none.
     """
 
     def __init__(self, n_heads: int, n_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True):
         super().__init__()
+        exact = n_buckets // (4 if bidirectional else 2)  # distances with a bucket of their own
+        if not 1 <= exact < max_distance:
+            raise ValueError(
+                f"n_buckets is {n_buckets} and max_distance {max_distance}; {n_buckets} buckets give {exact} distances "
+                f"one of their own, expected at least 1, and a max_distance beyond them"
+            )
         self.n_buckets, self.max_distance, self.bidirectional = n_buckets, max_distance, bidirectional
         self.weight = nn.Parameter(torch.zeros(n_buckets, n_heads))  # (buckets, H)
 

@@ -9,20 +9,30 @@ from typing import Any
 
 from torch import Tensor
 
+TokenId = int  # the type of a configuration's fields that are no size: it may be 0, and must be in the vocabulary
+
 
 def check_config(config: Any) -> None:
     """Check that each int of a configuration is a size and each float a number, neither of them absurd.
+
+    A field that may be None, such as ``int | None``, is checked if it is not.
 
     Raises:
         ValueError: naming the field, what it is and what was expected.
     """
     for one in fields(config):
-        value = getattr(config, one.name)
-        if one.type == "int" and not (type(value) is int and 0 < value < 2**31):
+        value, kind = getattr(config, one.name), str(one.type)
+        if kind.endswith(" | None"):
+            if value is None:
+                continue
+            kind = kind.removesuffix(" | None")
+        if kind == "int" and not (type(value) is int and 0 < value < 2**31):
             raise ValueError(f"{one.name} is {value!r}; expected a whole number from 1 to {2**31 - 1}")
-        if one.type == "float" and not (type(value) in (int, float) and math.isfinite(value) and value >= 0):
+        if kind == "TokenId" and not (type(value) is int and 0 <= value < config.vocab_size):
+            raise ValueError(f"{one.name} is {value!r}; expected the id of a token, 0 to {config.vocab_size - 1}")
+        if kind == "float" and not (type(value) in (int, float) and math.isfinite(value) and value >= 0):
             raise ValueError(f"{one.name} is {value!r}; expected a number that is not negative")
-        if one.type == "bool" and type(value) is not bool:
+        if kind == "bool" and type(value) is not bool:
             raise ValueError(f"{one.name} is {value!r}; expected true or false")
 
 

@@ -1,7 +1,9 @@
 """The Llama type of decoder: each position sees itself and what came before, and predicts what comes next.
 
 Pre-norm blocks, RMSNorm, rotary positions, gated feed-forwards (SwiGLU), key-value heads shared between query heads, no
-biases. SmolLM2 is of this type. Source: Touvron et al. 2023, https://arxiv.org/abs/2302.13971, section 2.2.
+biases. SmolLM2 is of this type. Source: Touvron et al. 2023, https://arxiv.org/abs/2302.13971, section 2.2. Mistral is
+the same model with a window: each position looks at so many positions and none farther back. Source: Jiang et al. 2023,
+https://arxiv.org/abs/2310.06825, section 2.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ from torch import Tensor, nn
 from plm_tutorial.layers import (
     GatedFeedForward,
     KVCache,
+    Linear,
     MultiHeadAttention,
     PreNormBlock,
     RMSNorm,
     init_weights,
+    linear,
     padding_mask,
     rotary_angles,
 )
 from plm_tutorial.models.common import check_config, check_input, only, required
-from plm_tutorial.weights import Change
+from plm_tutorial.weights import Change, Copy
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class LlamaConfig:
     norm_eps: float = 1e-5  # added to the mean square in RMSNorm
     rope_base: float = 100000.0  # rotary positions: the slowest pair turns once in about 2π · base positions
     tied: bool = True  # the output layer is the token embedding
+    window: int | None = None  # Mistral: positions that one looks at, its own included; None: all before it
     init_std: float = 0.02  # spread of the initial weights
 
     def __post_init__(self) -> None:
@@ -64,6 +69,13 @@ class LlamaConfig:
         only(values, "hidden_act", "silu")
         only(values, "attention_bias", False)
         only(values, "mlp_bias", False)
+        only(values, "attention_dropout", 0.0)
+        only(values, "layer_types", None)  # a window in some layers and none in others
+        if mistral := values.get("model_type") == "mistral":
+            only(values, "architectures", ["MistralForCausalLM"], None)
+        else:
+            only(values, "architectures", ["LlamaForCausalLM"], None)
+            only(values, "sliding_window", None)
         d_model, n_heads = required(values, "hidden_size"), required(values, "num_attention_heads")
         return cls(
             vocab_size=required(values, "vocab_size"),
@@ -77,8 +89,38 @@ class LlamaConfig:
             norm_eps=required(values, "rms_norm_eps"),
             rope_base=_rope_base(values),
             tied=values.get("tie_word_embeddings", False),
+            window=values.get("sliding_window", 4096) if mistral else None,  # 4096 where Mistral's file does not say
             init_std=values.get("initializer_range", 0.02),
         )
+
+    def to_hub(self) -> dict[str, Any]:
+        """Return the ``config.json`` from which :meth:`from_hub` and Transformers make this model.
+
+        Without a window it is a Llama, whatever it was published as: the computation is the same.
+        """
+        values = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.context_length,
+            "hidden_size": self.d_model,
+            "num_hidden_layers": self.n_layers,
+            "num_attention_heads": self.n_heads,
+            "num_key_value_heads": self.n_kv_heads,
+            "head_dim": self.d_head,
+            "intermediate_size": self.d_hidden,
+            "hidden_act": "silu",
+            "rms_norm_eps": self.norm_eps,
+            "rope_theta": self.rope_base,  # where releases before Transformers 5 look
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_base},
+            "tie_word_embeddings": self.tied,
+            "initializer_range": self.init_std,
+            "bos_token_id": None,  # left out, they would be 1 and 2, whatever the tokenizer says
+            "eos_token_id": None,
+        }
+        if self.window is not None:
+            values |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": self.window}
+        return values
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], tensors: Collection[str]) -> LlamaConfig:
@@ -133,7 +175,9 @@ def _rope_base(values: Mapping[str, Any]) -> float:
 def llama_block(config: LlamaConfig) -> PreNormBlock:
     """Return one layer of a Llama-type model."""
     return PreNormBlock(
-        MultiHeadAttention(config.d_model, config.n_heads, config.n_kv_heads, config.d_head, bias=False),
+        MultiHeadAttention(
+            config.d_model, config.n_heads, config.n_kv_heads, config.d_head, bias=False, window=config.window
+        ),
         GatedFeedForward(config.d_model, config.d_hidden),
         RMSNorm(config.d_model, config.norm_eps),
         RMSNorm(config.d_model, config.norm_eps),
@@ -149,7 +193,7 @@ class Llama(nn.Module):
         self.tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(llama_block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = None if config.tied else Linear(config.d_model, config.vocab_size, bias=False)
         self.apply(partial(init_weights, std=config.init_std))
 
     def new_cache(self) -> KVCache:
@@ -185,25 +229,26 @@ class Llama(nn.Module):
             x = block(x, mask=mask, causal=True, rotary=rotary, cache=cache, layer=i)  # (B, T, D)
         x = self.norm(x[:, -1:] if last_only else x)
         output = self.tokens.weight if self.head is None else self.head.weight  # (V, D)
-        return nn.functional.linear(x, output)  # (B, T, V)
+        return linear(x, output)  # (B, T, V)
 
 
-# Which published tensor goes where; None is dropped on purpose.
-HUB_WEIGHTS = {
-    "model.embed_tokens.weight": "tokens.weight",
-    "model.layers.{layer}.input_layernorm.weight": "layers.{layer}.attention_norm.weight",
-    "model.layers.{layer}.self_attn.q_proj.weight": "layers.{layer}.attention.query.weight",
-    "model.layers.{layer}.self_attn.k_proj.weight": "layers.{layer}.attention.key.weight",
-    "model.layers.{layer}.self_attn.v_proj.weight": "layers.{layer}.attention.value.weight",
-    "model.layers.{layer}.self_attn.o_proj.weight": "layers.{layer}.attention.output.weight",
-    "model.layers.{layer}.self_attn.rotary_emb.inv_freq": None,  # base^(-2i/K): kept by older releases, computed here
-    "model.layers.{layer}.post_attention_layernorm.weight": "layers.{layer}.feed_forward_norm.weight",
-    "model.layers.{layer}.mlp.gate_proj.weight": "layers.{layer}.feed_forward.gate.weight",
-    "model.layers.{layer}.mlp.up_proj.weight": "layers.{layer}.feed_forward.up.weight",
-    "model.layers.{layer}.mlp.down_proj.weight": "layers.{layer}.feed_forward.down.weight",
-    "model.norm.weight": "norm.weight",
-    "lm_head.weight": "head.weight",  # absent if tied
-}
+def hub_weights(config: LlamaConfig) -> dict[str, str | None | Copy]:
+    """Return which published tensor goes where in this Llama or Mistral; None is dropped on purpose."""
+    return {
+        "model.embed_tokens.weight": "tokens.weight",
+        "model.layers.{layer}.input_layernorm.weight": "layers.{layer}.attention_norm.weight",
+        "model.layers.{layer}.self_attn.q_proj.weight": "layers.{layer}.attention.query.weight",
+        "model.layers.{layer}.self_attn.k_proj.weight": "layers.{layer}.attention.key.weight",
+        "model.layers.{layer}.self_attn.v_proj.weight": "layers.{layer}.attention.value.weight",
+        "model.layers.{layer}.self_attn.o_proj.weight": "layers.{layer}.attention.output.weight",
+        "model.layers.{layer}.self_attn.rotary_emb.inv_freq": None,  # kept by older releases, computed here
+        "model.layers.{layer}.post_attention_layernorm.weight": "layers.{layer}.feed_forward_norm.weight",
+        "model.layers.{layer}.mlp.gate_proj.weight": "layers.{layer}.feed_forward.gate.weight",
+        "model.layers.{layer}.mlp.up_proj.weight": "layers.{layer}.feed_forward.up.weight",
+        "model.layers.{layer}.mlp.down_proj.weight": "layers.{layer}.feed_forward.down.weight",
+        "model.norm.weight": "norm.weight",
+        "lm_head.weight": Copy("tokens.weight") if config.tied else "head.weight",
+    }
 
 
 def half_split(weight: Tensor, d_head: int) -> Tensor:
@@ -243,6 +288,12 @@ GGUF_WEIGHTS = {
     "output_norm.weight": "norm.weight",
     "output.weight": "head.weight",  # absent if tied
 }
+
+
+def gguf_weights(_: LlamaConfig) -> dict[str, str | Change]:
+    """Return which tensor of a GGUF file goes where."""
+    return GGUF_WEIGHTS
+
 
 # The options of `llama.*` that are read. Any other may change what the model computes (experts, scaled angles, …).
 GGUF_KEYS = {

@@ -1,4 +1,4 @@
-"""BERT against transformers: random weights over a grid of shapes, and MiniLM on real reviews."""
+"""BERT and RoBERTa against transformers: random weights over a grid of shapes and heads, and MiniLM on real reviews."""
 
 import itertools
 
@@ -9,23 +9,45 @@ import transformers
 from plm_tutorial import assets, load_model, load_tokenizer, text
 from plm_tutorial.layers import record
 from plm_tutorial.models import Bert, BertConfig
+from plm_tutorial.models.bert import hub_weights
+from plm_tutorial.weights import expand
 
 PADDINGS = {
     "none": None,
     "right": torch.tensor([[1] * 7, [1, 1, 1, 1, 0, 0, 0]]),
     "left": torch.tensor([[1] * 7, [0, 0, 1, 1, 1, 1, 1]]),
 }
+CLASSES = {None: "Model", "mlm": "ForMaskedLM", "sequence": "ForSequenceClassification"}
+CLASSES |= {"token": "ForTokenClassification", "span": "ForQuestionAnswering"}
+PAD = {"Bert": 0, "Roberta": 1}
 
 
-def _reference(folder, **options):
-    """A random BertModel of transformers, saved to a folder that load_model can open."""
+def _reference(folder, family="Bert", head=None, **options):
+    """A random model of transformers, saved to a folder that load_model can open."""
     torch.manual_seed(0)
     options = {"vocab_size": 50, "hidden_size": 24, "intermediate_size": 40, "max_position_embeddings": 16} | options
-    model = transformers.BertModel(transformers.BertConfig(**options)).eval()
+    options = {"num_attention_heads": 4, "num_hidden_layers": 2} | options
+    options |= {"num_labels": 2 if head == "span" else 3}
+    config = getattr(transformers, f"{family}Config")(**options)
+    model = getattr(transformers, f"{family}{CLASSES[head]}")(config).eval()
     for parameter in model.parameters():  # norms and biases too: at 1 and 0 they would hide mistakes
         parameter.data += 0.1 * torch.randn_like(parameter)
     model.save_pretrained(folder)
     return model
+
+
+def _output(reference, ids, mask=None, types=None):
+    """What we return of a model of transformers."""
+    out = reference(ids, attention_mask=mask, token_type_ids=types)
+    if "start_logits" in out:
+        return torch.stack((out.start_logits, out.end_logits), dim=-1)
+    return out.logits if "logits" in out else out.last_hidden_state
+
+
+def _ids(family, mask=None):
+    """Random ids, padding where the mask says so."""
+    ids = torch.randint(2, 50, (2, 7))
+    return ids if mask is None else ids.masked_fill(mask == 0, PAD[family])
 
 
 @pytest.mark.parametrize("heads", [1, 4])
@@ -39,25 +61,111 @@ def test_random_weights_equal_transformers(tmp_path, heads, layers, activation):
     ids, types = torch.randint(50, (2, 7)), torch.randint(2, (2, 7))
     for mask, token_types in itertools.product(PADDINGS.values(), (None, types)):
         with torch.no_grad():
-            expected = reference(ids, attention_mask=mask, token_type_ids=token_types).last_hidden_state
-            out = ours(ids, attention_mask=mask, token_type_ids=token_types)
+            expected, out = _output(reference, ids, mask, token_types), ours(ids, mask, token_types)
         torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
 
 
-def test_gradients_equal_transformers(tmp_path):
-    reference = _reference(tmp_path, num_attention_heads=4, num_hidden_layers=2)
+def _gradients_equal(reference, ours, loss):
+    """Run backward and compare the gradients of all of our parameters."""
+    ours.zero_grad()
+    reference.zero_grad()
+    for model in (reference, ours):
+        loss(model).backward()
+    theirs, compared = dict(reference.named_parameters(remove_duplicate=False)), set()
+    for name, place in expand(hub_weights(ours.config), ours.config).items():
+        if isinstance(place, str):
+            torch.testing.assert_close(ours.get_parameter(place).grad, theirs[name].grad, atol=1e-4, rtol=0)
+            compared.add(place)
+    assert compared == {name for name, _ in ours.named_parameters()}
+
+
+@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [
+        (None, {}),
+        ("mlm", {}),
+        ("mlm", {"tie_word_embeddings": False}),
+        ("mlm", {"hidden_act": "relu"}),  # RoBERTa's head keeps GELU
+        ("sequence", {}),
+        ("token", {"type_vocab_size": 1}),
+        ("span", {}),
+    ],
+)
+def test_heads_equal_transformers(tmp_path, family, head, options):
+    reference = _reference(tmp_path, family, head, **options)
     ours = load_model(tmp_path, device="cpu")
-    ids, mask = torch.randint(50, (2, 7)), PADDINGS["right"]
-    (reference(ids, attention_mask=mask).last_hidden_state.cos() * mask[..., None]).sum().backward()
-    (ours(ids, attention_mask=mask).cos() * mask[..., None]).sum().backward()
-    pairs = {
-        "embeddings.word_embeddings.weight": ours.embeddings.tokens.weight,
-        "encoder.layer.0.attention.self.key.weight": ours.layers[0].attention.key.weight,
-        "encoder.layer.1.output.LayerNorm.bias": ours.layers[1].feed_forward_norm.bias,
-    }
-    theirs = dict(reference.named_parameters())
-    for name, parameter in pairs.items():
-        torch.testing.assert_close(parameter.grad, theirs[name].grad, atol=1e-4, rtol=0)
+    assert ours.config.head == head and ours.config.n_labels == (3 if head in ("sequence", "token") else None)
+    assert ours.config.context_length == (14 if family == "Roberta" else 16)
+    for mask in PADDINGS.values():
+        ids = _ids(family, mask)
+        with torch.no_grad():
+            torch.testing.assert_close(ours(ids, mask), _output(reference, ids, mask), atol=1e-5, rtol=0)
+        kept = torch.ones(2, 7) if mask is None else mask
+
+        def loss(model, ids=ids, mask=mask, kept=kept):
+            out = _output(model, ids, mask) if model is reference else model(ids, mask)
+            return out.cos().sum() if head == "sequence" else (out.cos() * kept[..., None]).sum()
+
+        reads_padding = head == "sequence" and mask is PADDINGS["left"]  # whose embedding transformers never trains
+        if head is not None and not reads_padding:  # the body alone: the next test
+            _gradients_equal(reference, ours, loss)
+
+
+def test_gradients_of_the_body_equal_transformers(tmp_path):
+    reference = _reference(tmp_path)
+    ours, ids, mask = load_model(tmp_path, device="cpu"), _ids("Bert"), PADDINGS["right"]
+
+    def loss(model):
+        out = _output(model, ids, mask) if model is reference else model(ids, mask)
+        return (out.cos() * mask[..., None]).sum()
+
+    _gradients_equal(reference, ours, loss)
+
+
+@pytest.mark.parametrize("pad_id", [0, 1, 5])
+def test_positions_of_roberta_begin_behind_the_padding(tmp_path, pad_id):
+    """Counted over tokens that are no padding, also when padding stands in the middle; up to the last position."""
+    reference = _reference(tmp_path, "Roberta", "mlm", pad_token_id=pad_id)
+    ours = load_model(tmp_path, device="cpu")
+    assert ours.config.pad_id == pad_id and ours.config.context_length == 15 - pad_id
+    ids = torch.randint(6, 50, (2, 15 - pad_id))
+    ids[1, [0, 3, 4]] = pad_id
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), _output(reference, ids), atol=1e-5, rtol=0)
+        mask = (ids != pad_id).long()
+        alone = ours(ids[1:, mask[1] == 1])  # so padding anywhere changes nothing
+        torch.testing.assert_close(ours(ids, mask)[1:, mask[1] == 1], alone, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=f"this model's context is {15 - pad_id}"):
+        ours(torch.full((1, 16 - pad_id), 7))
+
+
+def test_padding_on_the_left_shifts_the_positions_of_a_bert():
+    torch.manual_seed(0)
+    model = Bert(BertConfig(vocab_size=50, d_model=24, n_layers=1, n_heads=2, d_hidden=8)).eval()
+    ids = torch.randint(50, (1, 5))
+    zeros, ones = torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 5, dtype=torch.int64)
+    with torch.no_grad():
+        alone = model(ids)
+        right = model(torch.cat((ids, zeros), 1), torch.cat((ones, zeros), 1))[:, :5]
+        left = model(torch.cat((zeros, ids), 1), torch.cat((zeros, ones), 1))[:, 2:]
+    torch.testing.assert_close(right, alone, atol=1e-5, rtol=0)
+    assert (left - alone).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", ["Bert", "Roberta"])
+@pytest.mark.parametrize("head", ["sequence", "token"])
+def test_dropout_of_heads_is_where_transformers_has_it(tmp_path, family, head):
+    """With the same state of the generator, and no other dropout, the same numbers fall out."""
+    options = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "classifier_dropout": 0.5}
+    reference = _reference(tmp_path, family, head, **options).train()
+    ours = load_model(tmp_path, device="cpu").train()
+    ids = _ids(family)
+    torch.manual_seed(1)
+    expected = _output(reference, ids)
+    torch.manual_seed(1)
+    torch.testing.assert_close(ours(ids), expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(ours.eval()(ids), expected, atol=1e-3)
 
 
 def test_record_equals_the_outputs_of_transformers(tmp_path):
@@ -111,8 +219,13 @@ def test_calls_that_bert_refuses():
     ):
         with pytest.raises(ValueError, match=message):
             model(ids)
+    two = torch.tensor([[1, 2]])
     with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 3\); expected \(1, 2\)"):
-        model(torch.tensor([[1, 2]]), attention_mask=torch.ones(1, 3))
+        model(two, attention_mask=torch.ones(1, 3))
+    with pytest.raises(ValueError, match=r"token_type_ids has shape \(2,\); expected \(1, 2\), as input_ids"):
+        model(two, token_type_ids=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="token_type_ids holds ids from 1 to 2; the model knows 0 to 1"):
+        model(two, token_type_ids=two)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +236,12 @@ def test_calls_that_bert_refuses():
         ({"vocab_size": "many"}, "vocab_size is 'many'; expected a whole number"),
         ({"norm_eps": float("nan")}, "norm_eps is nan; expected a number"),
         ({"activation": "swish"}, "activation is 'swish'; implemented here: relu, gelu"),
+        ({"pad_id": 30522}, "pad_id is 30522; expected the id of a token, 0 to 30521"),
+        ({"head": "nsp"}, "head is 'nsp'; implemented here: mlm, sequence, token, span"),
+        ({"head": "token"}, "a 'token' head needs n_labels"),
+        ({"head": "token", "n_labels": 0}, "n_labels is 0; expected a whole number from 1"),
+        ({"head": "span", "n_labels": 2}, "n_labels is 2, head is 'span'; only sequence and token have labels"),
+        ({"head_dropout": "much"}, "head_dropout is 'much'; expected a number"),
     ],
 )
 def test_configurations_that_bert_refuses(options, message):

@@ -1,6 +1,7 @@
-"""Llama-type models against transformers, with random weights and as SmolLM2; causality and the cache."""
+"""Llama-type models against transformers: random weights, the window of Mistral, SmolLM2; causality and the cache."""
 
 import itertools
+from dataclasses import replace
 
 import gguf
 import pytest
@@ -13,6 +14,8 @@ from plm_tutorial import assets, load_model, load_tokenizer, text
 from plm_tutorial.generation import generate
 from plm_tutorial.layers import record
 from plm_tutorial.models import Llama, LlamaConfig
+from plm_tutorial.models.llama import hub_weights
+from plm_tutorial.weights import expand
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMALL = LlamaConfig(
@@ -59,6 +62,68 @@ def test_random_weights_equal_transformers(tmp_path, heads, kv_heads, head_dim, 
         kept = mask.bool()  # what stands in a padding position is read by nobody
         torch.testing.assert_close(out[kept], expected[kept], atol=1e-5, rtol=0)
         assert out.isfinite().all()
+
+
+def _mistral(folder, **options):
+    """A random MistralForCausalLM of transformers with narrow layers, saved to a folder."""
+    torch.manual_seed(0)
+    options = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 64} | options
+    options = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3} | options
+    model = transformers.MistralForCausalLM(transformers.MistralConfig(**options)).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("window", [2, 4, 20, None])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_a_window_equals_mistral(tmp_path, window, implementation, kv_heads):
+    """Whole texts, padded ones, and with a cache that grows beyond the window; the reference's cache too."""
+    reference = _mistral(tmp_path, sliding_window=window, num_key_value_heads=kv_heads)
+    reference.set_attn_implementation(implementation)
+    ours, ids = load_model(tmp_path, device="cpu"), torch.randint(50, (2, 14))
+    assert ours.config.window == window
+    mask = torch.ones(2, 14, dtype=torch.int64)
+    mask[1, :3] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), reference(ids).logits, atol=1e-5, rtol=0)
+        expected, kept = reference(ids, attention_mask=mask).logits, mask.bool()
+        torch.testing.assert_close(ours(ids, attention_mask=mask)[kept], expected[kept], atol=1e-5, rtol=0)
+        for pieces in ([14], [1] * 14, [6, 1, 1, 4, 2]):
+            pieced = _in_pieces(ours, ids, pieces, mask)
+            torch.testing.assert_close(pieced[kept], expected[kept], atol=1e-5, rtol=0)
+        start = reference(ids[:, :6], use_cache=True)
+        step = reference(ids[:, 6:7], cache=start.cache).logits
+        torch.testing.assert_close(_in_pieces(ours, ids, [6, 1])[:, 6:], step, atol=1e-5, rtol=0)
+        generated = reference.generate(ids[:1], max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert torch.equal(generate(ours, ids[:1], 12), generated[:, 14:])
+
+
+def test_gradients_of_a_window_equal_mistral(tmp_path):
+    reference = _mistral(tmp_path, sliding_window=3)
+    ours, ids = load_model(tmp_path, device="cpu"), torch.randint(50, (2, 9))
+    for logits in (reference(ids).logits, ours(ids)):
+        F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+    theirs = dict(reference.named_parameters())
+    for name, place in expand(hub_weights(ours.config), ours.config).items():
+        if isinstance(place, str):
+            torch.testing.assert_close(ours.get_parameter(place).grad, theirs[name].grad, atol=1e-4, rtol=0)
+
+
+def test_a_window_limits_what_a_position_sees():
+    """Through n layers a position is reached from n · (window - 1) before it, and from no farther."""
+    torch.manual_seed(0)
+    model = Llama(replace(SMALL, window=3)).eval()  # 3 layers: 6 positions back
+    ids = torch.randint(50, (1, 12))
+    changed = ids.clone()
+    changed[0, 2] = (changed[0, 2] + 1) % 50
+    with torch.no_grad(), record(model) as recording:
+        differs = (model(ids) != model(changed)).any(-1)[0]
+    assert differs.tolist() == [False] * 2 + [True] * 7 + [False] * 3
+    for weights in recording.attention:
+        assert (weights > 0).sum(-1)[0, 0].tolist() == [1, 2, *[3] * 10]
 
 
 def test_gradients_equal_transformers(tmp_path):
@@ -189,6 +254,7 @@ def test_calls_that_llama_refuses():
         ({"d_head": 63}, "d_head is 63; rotary positions turn pairs"),
         ({"rope_base": 0.5}, "rope_base is 0.5; expected at least 1"),
         ({"tied": "yes"}, "tied is 'yes'; expected true or false"),
+        ({"window": 0}, "window is 0; expected a whole number from 1"),
         ({"vocab_size": 2**40}, "vocab_size is 1099511627776; expected a whole number from 1 to"),
     ],
 )
