@@ -1,4 +1,4 @@
-"""The command line: ``plm-tutorial fetch``, ``doctor`` and ``export``.
+"""The command line: ``plm-tutorial fetch``, ``doctor``, ``export`` and ``pretrain``.
 
 In: arguments. Out: calls of the package; its errors become one message and exit code 1. What a command needs is
 imported when it runs, so that ``--help`` and ``fetch`` never wait for torch.
@@ -98,3 +98,27 @@ def export(
     for file in sorted(folder.iterdir()):
         typer.echo(f"{file.name:40} {assets.readable(file.stat().st_size):>12}")
     typer.echo(folder)
+
+
+@app.command()
+def pretrain(
+    config: Annotated[Path, typer.Option("--config", help="A TOML file; configs/ has examples with comments.")],
+) -> None:
+    """Pretrain a model as a file describes, or go on with a run that was stopped: the same command again.
+
+    On several GPUs: torchrun --nproc-per-node 8 -m plm_tutorial.cli pretrain --config FILE
+    """
+    from plm_tutorial import pretraining
+    from plm_tutorial.training import CheckpointError, TrainingError
+
+    try:
+        scores = pretraining.pretrain(config, typer.echo)
+    except (ValueError, OSError, CheckpointError, TrainingError) as error:
+        typer.echo(f"plm-tutorial: {error}", err=True)
+        raise typer.Exit(1) from None
+    for name, value in scores.items():
+        typer.echo(f"{name:40} {value:>12,.4g}" if isinstance(value, float) else f"{name:40} {value:>12,}")
+
+
+if __name__ == "__main__":  # for torchrun, which starts modules
+    app()

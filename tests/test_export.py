@@ -316,7 +316,7 @@ def test_models_without_a_published_form(tmp_path):
     diverged.layers[1].feed_forward.up.weight.data[0, 0] = torch.nan
     small = {"vocab_size": 40, "d_model": 8, "n_layers": 1, "n_heads": 1, "d_hidden": 8}
     for model, message in (
-        (nn.Linear(2, 2), "a Linear has no published form; export takes Bert, GPT2, Llama, T5"),
+        (nn.Linear(2, 2), "a Linear has no published form; export takes Bert, Decoder, GPT2, Llama, T5"),
         (Transformer(TransformerConfig(**small)), "a Transformer has no published form; export takes Bert"),
         (adapted, r"'layers.0.attention.query.extra' \(and 1 more\) of this Llama has no published name"),
         (diverged, "the parameter layers.1.feed_forward.up.weight holds numbers that are not finite"),

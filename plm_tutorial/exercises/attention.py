@@ -120,14 +120,15 @@ def _merge(answer):
         o, m, z = got
         wanted_o, wanted_m, wanted_z = _triple(scores, values)
         expect(
-            math.isclose(m, wanted_m), f"{about}: m is {float(m):.4g}, expected {wanted_m:.4g}, the larger of the two"
+            math.isclose(m, wanted_m, rel_tol=1e-6),
+            f"{about}: m is {float(m):.4g}, expected {wanted_m:.4g}, the larger of the two",
         )
         hint = "bring both parts to the common maximum first"
         expect(
-            math.isclose(z, wanted_z, rel_tol=1e-9), f"{about}: z is {float(z):.4g}, expected {wanted_z:.4g}; {hint}"
+            math.isclose(z, wanted_z, rel_tol=1e-5), f"{about}: z is {float(z):.4g}, expected {wanted_z:.4g}; {hint}"
         )
-        close = torch.allclose(torch.as_tensor(o, dtype=torch.float64), wanted_o)
-        average = torch.allclose(torch.as_tensor(o, dtype=torch.float64), wanted_o / wanted_z)
+        close = torch.allclose(torch.as_tensor(o, dtype=torch.float64), wanted_o, rtol=1e-4)
+        average = torch.allclose(torch.as_tensor(o, dtype=torch.float64), wanted_o / wanted_z, rtol=1e-4)
         expect(
             not average or close, f"{about}: o is the finished average; the triple holds the sum, before division by z"
         )

@@ -1,7 +1,7 @@
 """The parts that every Transformer of this book is made of. Imports nothing of ours from outside this folder.
 
 In: tensors (B, T, D), or queries, keys and values (B, H, T, K). Out: the same shapes. Bottom-up: ``positions``,
-``projections``, ``dot_product`` (attention), ``blocks``, ``recording``.
+``projections``, ``blocks``, ``dot_product`` (attention), ``recording``.
 """
 
 from .blocks import (
@@ -14,6 +14,7 @@ from .blocks import (
     PreNormBlock,
     RMSNorm,
     init_weights,
+    relu_squared,
 )
 from .dot_product import KVCache, MultiHeadAttention, attention, causal_mask, padding_mask, repeat_heads
 from .positions import RelativeBias, rotary_angles, rotate, sinusoidal_positions
@@ -42,6 +43,7 @@ __all__ = [
     "linear",
     "padding_mask",
     "record",
+    "relu_squared",
     "repeat_heads",
     "rotary_angles",
     "rotate",

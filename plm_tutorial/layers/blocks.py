@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dot_product import KVCache
 from .projections import Linear
+
+if TYPE_CHECKING:
+    from .dot_product import KVCache
 
 # ------------------------------------------------------------------------------------------------------------- norms
 
@@ -51,6 +54,12 @@ class RMSNorm(nn.Module):
 
 # ----------------------------------------------------------------------------------------------------- feed-forwards
 
+
+def relu_squared(x: Tensor) -> Tensor:
+    """Return max(x, 0)². Source: So et al. 2021 ("Primer"), https://arxiv.org/abs/2109.08668."""
+    return F.relu(x).square()
+
+
 # Names as in the published configurations. "gelu" is x Φ(x) exactly, "gelu_new" replaces Φ by a formula with tanh.
 # Source: Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415. "silu" is x / (1 + exp(-x)).
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -59,6 +68,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
+    "relu2": relu_squared,
 }
 
 

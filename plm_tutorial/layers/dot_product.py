@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .blocks import RMSNorm
 from .positions import rotate
 from .projections import Linear
 
@@ -32,8 +33,13 @@ def causal_mask(
 
 
 def padding_mask(attention_mask: Tensor | None) -> Tensor | None:
-    """Return an ``attention_mask`` (B, S), 1 = keep, as a mask of :func:`attention`: (B, 1, 1, S) bool."""
-    return None if attention_mask is None else attention_mask[:, None, None, :].bool()
+    """Return an ``attention_mask``, 1 = may be looked at, as a mask of :func:`attention`.
+
+    (B, S) becomes (B, 1, 1, S) bool; (B, T, S), where each query has a row of its own, (B, 1, T, S).
+    """
+    if attention_mask is None:
+        return None
+    return (attention_mask[:, None, None] if attention_mask.dim() == 2 else attention_mask[:, None]).bool()
 
 
 # --------------------------------------------------------------------------------------------------------- attention
@@ -221,6 +227,10 @@ class MultiHeadAttention(nn.Module):
 
     Fewer key-value heads than query heads make it grouped-query attention; with ``memory`` the keys and values come
     from another sequence (cross-attention). Source: Vaswani et al. 2017, section 3.2.2.
+
+    With ``qk_norm`` each query and key is normalised within its head, before rotation: however large weights grow, the
+    scores stay within a range that the norms' weights set. Idea: Henry et al. 2020, https://arxiv.org/abs/2010.04245;
+    in this form: Yang et al. 2025 (Qwen3), https://arxiv.org/abs/2505.09388, and the code published with it.
     """
 
     def __init__(
@@ -233,6 +243,7 @@ class MultiHeadAttention(nn.Module):
         dropout: float = 0.0,  # of the attention weights
         scale: float | None = None,  # None: 1 / √K
         window: int | None = None,  # with causal: positions that a query looks at; None: all before it
+        qk_norm: float | None = None,  # RMSNorm of queries and keys, with this eps; None: none
     ):
         super().__init__()
         self.n_heads, self.n_kv_heads = n_heads, n_kv_heads or n_heads
@@ -242,6 +253,8 @@ class MultiHeadAttention(nn.Module):
         self.key = Linear(d_model, self.n_kv_heads * self.d_head, bias)
         self.value = Linear(d_model, self.n_kv_heads * self.d_head, bias)
         self.output = Linear(self.n_heads * self.d_head, d_model, bias)
+        self.query_norm = None if qk_norm is None else RMSNorm(self.d_head, qk_norm)
+        self.key_norm = None if qk_norm is None else RMSNorm(self.d_head, qk_norm)
         self.save: list[Tensor] | None = None  # set by record()
 
     def forward(
@@ -255,7 +268,7 @@ class MultiHeadAttention(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,  # which layer of the cache is this one's
     ) -> Tensor:
-        q = self._heads(self.query(x), self.n_heads)  # (B, H, T, K)
+        q = self._heads(self.query(x), self.n_heads, self.query_norm)  # (B, H, T, K)
         if memory is None:
             k, v = self._keys_and_values(x)  # (B, G, T, K) each
             if rotary is not None:
@@ -283,7 +296,8 @@ class MultiHeadAttention(nn.Module):
         return self.output(heads.transpose(1, 2).flatten(2))  # (B, T, H K) -> (B, T, D)
 
     def _keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._heads(self.key(x), self.n_kv_heads), self._heads(self.value(x), self.n_kv_heads)
+        return self._heads(self.key(x), self.n_kv_heads, self.key_norm), self._heads(self.value(x), self.n_kv_heads)
 
-    def _heads(self, x: Tensor, n: int) -> Tensor:
-        return x.view(x.size(0), x.size(1), n, self.d_head).transpose(1, 2)  # (B, T, n K) -> (B, n, T, K)
+    def _heads(self, x: Tensor, n: int, norm: nn.Module | None = None) -> Tensor:
+        x = x.view(x.size(0), x.size(1), n, self.d_head)  # (B, T, n K) -> (B, T, n, K)
+        return (x if norm is None else norm(x)).transpose(1, 2)  # (B, n, T, K)

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from plm_tutorial.models import bert, gpt2, llama, t5
+from plm_tutorial.models import bert, decoder, gpt2, llama, t5
 from plm_tutorial.models.bert import Bert, BertConfig
+from plm_tutorial.models.decoder import Decoder, DecoderConfig, gpt2_recipe, modern_recipe
 from plm_tutorial.models.gpt2 import GPT2, GPT2Config
 from plm_tutorial.models.llama import Llama, LlamaConfig
 from plm_tutorial.models.t5 import T5, T5Config
@@ -25,6 +26,8 @@ __all__ = [
     "T5",
     "Bert",
     "BertConfig",
+    "Decoder",
+    "DecoderConfig",
     "Family",
     "GPT2Config",
     "Llama",
@@ -33,6 +36,8 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "TransformerEncoder",
+    "gpt2_recipe",
+    "modern_recipe",
 ]
 
 
@@ -60,5 +65,6 @@ HUB = {
     "t5": Family(T5, T5Config.from_hub, t5.hub_weights),
     "llama": _LLAMA,
     "mistral": _LLAMA,
+    "plm-decoder": Family(Decoder, DecoderConfig.from_hub, decoder.hub_weights),  # no published one: the book's own
 }
 GGUF = {"llama": Family(Llama, LlamaConfig.from_gguf, llama.gguf_weights)}

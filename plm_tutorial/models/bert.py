@@ -26,7 +26,7 @@ from plm_tutorial.layers import (
     init_weights,
     padding_mask,
 )
-from plm_tutorial.models.common import TokenId, check_config, check_input, only, required
+from plm_tutorial.models.common import TokenId, check_config, check_input, count_positions, only, required
 from plm_tutorial.weights import Copy
 
 HEADS = ("mlm", "sequence", "token", "span")
@@ -186,18 +186,23 @@ class BertEmbeddings(nn.Module):
         self.norm = LayerNorm(config.d_model, config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None
+    ) -> Tensor:
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids)  # (B, T): all in the first segment
-        positions = self.number(input_ids)
+        positions = self.number(input_ids, attention_mask)
         x = self.tokens(input_ids) + self.positions(positions) + self.token_types(token_type_ids)  # (B, T, D)
         return self.dropout(self.norm(x))
 
-    def number(self, input_ids: Tensor) -> Tensor:
+    def number(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return the positions of tokens: (T,), or (B, T) for RoBERTa, which leaves out padding when it counts.
 
         So a RoBERTa may be padded on the left without harm. In a BERT that shifts all positions: pad on the right.
+        With a mask (B, T, T) positions begin anew with each document of a row.
         """
+        if attention_mask is not None and attention_mask.dim() == 3:
+            return count_positions(attention_mask) + (0 if self.pad_id is None else self.pad_id + 1)  # (B, T)
         if self.pad_id is None:
             return torch.arange(input_ids.size(1), device=input_ids.device)  # (T,)
         kept = input_ids != self.pad_id  # (B, T)
@@ -293,21 +298,23 @@ class Bert(nn.Module):
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, T), 1 = keep, 0 = padding, which no position looks at. None keeps all. Padding stands on
-                the right; see :meth:`BertEmbeddings.number`.
+                the right; see :meth:`BertEmbeddings.number`. Or (B, T, T): for each position, which ones it may look
+                at, so that documents that share a row do not see each other.
             token_type_ids: (B, T) int64, the segment of each token. None: all 0.
 
         Raises:
             ValueError: the input has a wrong shape, is longer than the context, or has unknown ids.
         """
-        check_input(input_ids, attention_mask, self.config.context_length, self.config.vocab_size)
-        _check_token_types(token_type_ids, input_ids, self.config.n_token_types)
-        mask = padding_mask(attention_mask)  # (B, 1, 1, T)
-        x = self.embeddings(input_ids, token_type_ids)  # (B, T, D)
+        config = self.config
+        check_input(input_ids, attention_mask, config.context_length, config.vocab_size, documents=True)
+        _check_token_types(token_type_ids, input_ids, config.n_token_types)
+        mask = padding_mask(attention_mask)  # (B, 1, 1, T) or (B, 1, T, T)
+        x = self.embeddings(input_ids, token_type_ids, attention_mask)  # (B, T, D)
         for block in self.layers:
             x = block(x, mask=mask)  # (B, T, D)
         if self.head is None:
             return x
-        return self.head(x, self.embeddings.tokens.weight) if self.config.head == "mlm" else self.head(x)
+        return self.head(x, self.embeddings.tokens.weight) if config.head == "mlm" else self.head(x)
 
 
 def _check_token_types(token_type_ids: Tensor | None, input_ids: Tensor, n_token_types: int) -> None:

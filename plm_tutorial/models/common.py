@@ -57,7 +57,15 @@ def only(values: Mapping[str, Any], key: str, *implemented: Any) -> None:
         raise ValueError(f"its {key} is {values[key]!r}; implemented here: {', '.join(map(repr, implemented))}")
 
 
-def check_input(input_ids: Tensor, attention_mask: Tensor | None, context: int, vocab_size: int, past: int = 0) -> None:
+def check_input(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    context: int,
+    vocab_size: int,
+    past: int = 0,
+    *,
+    documents: bool = False,
+) -> None:
     """Refuse input that a model cannot take: wrong shape or type, empty, too long, ids that it does not have.
 
     Args:
@@ -65,6 +73,7 @@ def check_input(input_ids: Tensor, attention_mask: Tensor | None, context: int, 
         attention_mask: should be None or (B, past + T).
         context: the most positions that the model handles.
         past: positions that a cache holds already.
+        documents: without a cache, the mask may also be (B, T, T), a row of 1 and 0 for each position.
 
     Raises:
         ValueError: with what was given and what was expected.
@@ -82,11 +91,15 @@ def check_input(input_ids: Tensor, attention_mask: Tensor | None, context: int, 
             f"the text is {total} tokens long, this model's context is {context}: cut the text to {context} tokens, "
             "split it into several, or use a model with a longer context"
         )
-    if attention_mask is not None and attention_mask.shape != (input_ids.size(0), total):
+    shapes = [(input_ids.size(0), total)]
+    if documents and not past:
+        shapes.append((input_ids.size(0), total, total))
+    if attention_mask is not None and attention_mask.shape not in shapes:
         cached = f" ({past} in the cache and {total - past} new)" if past else ""
+        more = f". Documents that share a row and must not see each other: {shapes[1]}" if shapes[1:] else ""
         raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}; expected {(input_ids.size(0), total)}: "
-            f"1 or 0 for each of the {total} positions{cached} of each sequence"
+            f"attention_mask has shape {tuple(attention_mask.shape)}; expected {shapes[0]}: "
+            f"1 or 0 for each of the {total} positions{cached} of each sequence{more}"
         )
     # On a GPU this question would wait for all work before it; there the lookup itself fails.
     if input_ids.device.type == "cpu" and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < vocab_size:
@@ -94,3 +107,13 @@ def check_input(input_ids: Tensor, attention_mask: Tensor | None, context: int, 
             f"input_ids holds ids from {int(input_ids.min())} to {int(input_ids.max())}; this model knows 0 to "
             f"{vocab_size - 1}. Does the tokenizer belong to this model?"
         )
+
+
+def count_positions(attention_mask: Tensor) -> Tensor:
+    """Return the position of each token, (B, T) int64: how many tokens before it may be looked at.
+
+    So padding on the left does not count, (B, T), and positions begin anew with each document of a row, (B, T, T).
+    """
+    mask = attention_mask.long()
+    seen = mask.cumsum(dim=-1) if mask.dim() == 2 else mask.tril().sum(dim=-1)  # its own included
+    return (seen - 1).clamp(min=0)

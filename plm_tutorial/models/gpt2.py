@@ -25,7 +25,7 @@ from plm_tutorial.layers import (
     init_weights,
     padding_mask,
 )
-from plm_tutorial.models.common import check_config, check_input, only, required
+from plm_tutorial.models.common import check_config, check_input, count_positions, only, required
 from plm_tutorial.weights import Change, Copy
 
 
@@ -157,7 +157,9 @@ class GPT2(nn.Module):
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, T), or (B, cache.length + T) with a cache; 1 = keep, 0 = padding, which no position
-                looks at. Positions are counted over what is kept, so padding may stand on the left. None keeps all.
+                looks at. Positions are counted over what is kept, so padding may stand on the left. None keeps all. Or
+                (B, T, T): for each position, which ones it may look at, so that documents that share a row do not see
+                each other; then positions begin anew with each document.
             cache: the positions before these; is extended by these, in place. Not for training.
             last_only: leave out logits that nobody reads: of a long prompt they are larger than the model.
 
@@ -165,12 +167,13 @@ class GPT2(nn.Module):
             ValueError: the input has a wrong shape, is longer than the context, or has unknown ids.
         """
         past = cache.length if cache is not None else 0
-        check_input(input_ids, attention_mask, self.config.context_length, self.config.vocab_size, past)
+        config = self.config
+        check_input(input_ids, attention_mask, config.context_length, config.vocab_size, past, documents=True)
         if attention_mask is None:
             positions = torch.arange(past, past + input_ids.size(1), device=input_ids.device)  # (T,)
         else:
-            positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]  # (B, T)
-        mask = padding_mask(attention_mask)  # (B, 1, 1, S)
+            positions = count_positions(attention_mask)[:, past:]  # (B, T)
+        mask = padding_mask(attention_mask)  # (B, 1, 1, S) or (B, 1, T, T)
         x = self.dropout(self.tokens(input_ids) + self.positions(positions))  # (B, T, D)
         for i, block in enumerate(self.layers):
             x = block(x, mask=mask, causal=True, cache=cache, layer=i)  # (B, T, D)

@@ -213,6 +213,8 @@ class Llama(nn.Module):
             input_ids: (B, T) int64.
             attention_mask: (B, T), or (B, cache.length + T) with a cache; 1 = keep, 0 = padding, which no position
                 looks at. None keeps all. Rotary attention depends on distances alone, so padding may stand on the left.
+                Or (B, T, T): for each position, which ones it may look at, so that documents that share a row do not
+                see each other.
             cache: the positions before these; is extended by these, in place. Not for training.
             last_only: leave out logits that nobody reads: of a long prompt they are larger than the model.
 
@@ -220,10 +222,11 @@ class Llama(nn.Module):
             ValueError: the input has a wrong shape, is longer than the context, or has unknown ids.
         """
         past = cache.length if cache is not None else 0
-        check_input(input_ids, attention_mask, self.config.context_length, self.config.vocab_size, past)
-        mask = padding_mask(attention_mask)  # (B, 1, 1, S)
+        config = self.config
+        check_input(input_ids, attention_mask, config.context_length, config.vocab_size, past, documents=True)
+        mask = padding_mask(attention_mask)  # (B, 1, 1, S) or (B, 1, T, T)
         positions = torch.arange(past, past + input_ids.size(1), device=input_ids.device)  # (T,)
-        rotary = rotary_angles(positions, self.config.d_head, self.config.rope_base)  # (T, K/2) twice
+        rotary = rotary_angles(positions, config.d_head, config.rope_base)  # (T, K/2) twice
         x = self.tokens(input_ids)  # (B, T, D)
         for i, block in enumerate(self.layers):
             x = block(x, mask=mask, causal=True, rotary=rotary, cache=cache, layer=i)  # (B, T, D)

@@ -6,10 +6,34 @@ the message).
 
 import pytest
 
-from plm_tutorial.exercises import language_models, preface, tokenization
-from tests.exercises import test_language_models, test_preface, test_tokenization
+from plm_tutorial.exercises import (
+    attention,
+    frameworks,
+    language_models,
+    preface,
+    pretrained_models,
+    tokenization,
+    transformer,
+)
+from tests.exercises import (
+    test_attention,
+    test_frameworks,
+    test_language_models,
+    test_preface,
+    test_pretrained_models,
+    test_tokenization,
+    test_transformer,
+)
 
-TOPICS = {preface: test_preface, language_models: test_language_models, tokenization: test_tokenization}
+TOPICS = {
+    preface: test_preface,
+    language_models: test_language_models,
+    tokenization: test_tokenization,
+    attention: test_attention,
+    transformer: test_transformer,
+    pretrained_models: test_pretrained_models,
+    frameworks: test_frameworks,
+}
 RIGHT = [(topic, *case) for topic, answers in TOPICS.items() for case in answers.RIGHT]
 WRONG = [(topic, *case) for topic, answers in TOPICS.items() for case in answers.WRONG]
 LABELS = [(topic, label) for topic in TOPICS for label in topic.exercises.labels]

@@ -46,6 +46,13 @@ def test_a_checkpoint_opens_on_another_number_of_processes(alone, tmp_path, stra
     assert _run(*where, processes=then) == pytest.approx(alone["adamw"], abs=1e-5)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    _run("--folder", folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     "moment", [("--kill", 1), ("--kill", 8), ("--kill", 11), ("--kill-in-save", 12), ("--kill", 19)]
 )

@@ -38,6 +38,10 @@ def make_model(seed: int = 0) -> Llama:
     return Llama(LlamaConfig(vocab_size=VOCAB, context_length=32, **shape))
 
 
+class Stopped(Exception):
+    """Raised in all processes after the same step."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder")
@@ -56,7 +60,7 @@ def main() -> None:
         if history.steps == options.kill:
             os.kill(os.getpid(), signal.SIGKILL)
         if history.steps == options.stop:
-            raise SystemExit(0)
+            raise Stopped
 
     if options.kill_in_save:
         replace = os.replace
@@ -79,7 +83,10 @@ def main() -> None:
             checkpoint_every=options.every,
         )
         batches = Sums(process.rank, process.world)
-        history = fit(model, batches, config, folder=options.folder, callbacks=[after], progress=False)
+        try:
+            history = fit(model, batches, config, folder=options.folder, callbacks=[after], progress=False)
+        except Stopped:
+            return
         if process.rank == 0:
             print(json.dumps(history.column("loss")))
 
