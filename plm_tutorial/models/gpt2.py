@@ -23,6 +23,7 @@ from plm_tutorial.layers import (
     MultiHeadAttention,
     PreNormBlock,
     init_weights,
+    linear,
     padding_mask,
 )
 from plm_tutorial.models.common import check_config, check_input, count_positions, only, required
@@ -179,7 +180,7 @@ class GPT2(nn.Module):
             x = block(x, mask=mask, causal=True, cache=cache, layer=i)  # (B, T, D)
         x = self.norm(x[:, -1:] if last_only else x)
         output = self.tokens.weight if self.head is None else self.head.weight  # (V, D)
-        return nn.functional.linear(x, output)  # (B, T, V)
+        return linear(x, output)  # (B, T, V)
 
 
 def _transposed(name: str) -> Change:

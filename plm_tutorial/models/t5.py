@@ -24,6 +24,7 @@ from plm_tutorial.layers import (
     PreNormBlock,
     RelativeBias,
     RMSNorm,
+    linear,
     padding_mask,
 )
 from plm_tutorial.models.common import TokenId, check_config, check_input, only, required
@@ -309,7 +310,7 @@ class T5(nn.Module):
         x = x[:, -1:] if last_only else x
         if self.head is not None:
             return self.head(x)  # (B, T, V)
-        return nn.functional.linear(x * self.config.d_model**-0.5, self.tokens.weight)  # (B, T, V)
+        return linear(x * self.config.d_model**-0.5, self.tokens.weight)  # (B, T, V)
 
 
 def _check_memory(decoder_input_ids: Tensor, memory: Tensor, attention_mask: Tensor | None) -> None:

@@ -24,6 +24,7 @@ from plm_tutorial.layers import (
     PostNormBlock,
     PreNormBlock,
     attention,
+    linear,
     padding_mask,
     sinusoidal_positions,
 )
@@ -90,7 +91,7 @@ class Stack(nn.Module):
         self.norm = LayerNorm(config.d_model, config.norm_eps) if config.norm == "pre" else nn.Identity()
 
     def forward(self, x: Tensor, **how) -> Tensor:
-        """Return the hidden states (B, T, D); ``how`` holds what a :class:`~plm_tutorial.layers.Block` takes."""
+        """Return the hidden states (B, T, D); ``how`` holds what a :class:`~plm_tutorial.layers.blocks.Block` takes."""
         for i, block in enumerate(self.layers):
             x = block(x, causal=self.causal, layer=i, **how)  # (B, T, D)
         return self.norm(x)
@@ -166,7 +167,7 @@ class Transformer(nn.Module):
         x = self.embed(decoder_input_ids, past)  # (B, T, D)
         x = self.decoder(x, memory=memory, memory_mask=padding_mask(attention_mask), cache=cache)  # (B, T, D)
         x = x[:, -1:] if last_only else x
-        return F.linear(x, self.tokens.weight)  # (B, T, V): the embedding is the output layer too
+        return linear(x, self.tokens.weight)  # (B, T, V): the embedding is the output layer too
 
     def embed(self, input_ids: Tensor, past: int = 0) -> Tensor:
         """Return the tokens' vectors, scaled, plus their positions': (B, T, D). ``past`` tokens came before."""

@@ -178,7 +178,7 @@ def fit(
     """Train a model in place, from the newest checkpoint in ``folder`` if there is one.
 
     Args:
-        model: in any of the forms of :func:`plm_tutorial.training.spread`.
+        model: in any of the forms of :func:`plm_tutorial.training.distributed.spread`.
         batches: ``batches[step]``; this process's part of the batch.
         evaluate: called in eval mode; the first of the numbers that it returns decides about stopping early, less is
             better.
