@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SEEDS  ?= 0 1 2 3 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test slow lab seeds lock address clean
+.PHONY: help setup book test slow bench lab seeds lock address clean
 
 help:            ## this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## */  make \1\t/' | expand -t 18
@@ -33,6 +33,10 @@ test: setup      ## everything that must hold: package, every page, the built bo
 
 slow: setup      ## the tests that take minutes; renews the records of damaged weights
 	$(BIN)/python -m pytest -m slow
+
+bench: setup     ## time decoding and encoding against the usual tools; renews the records (a quiet machine, 5 minutes)
+	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/encoding.py
 
 lab: setup       ## JupyterLab on the chapters
 	$(BIN)/jupyter lab chapters
