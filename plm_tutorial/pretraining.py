@@ -1,7 +1,7 @@
 """A pretraining run from one file: what ``plm-tutorial pretrain --config FILE`` does. The parts live elsewhere.
 
 In: a TOML file that names texts, tokenizer, objective, model, batches, training and a folder. Out: that folder, with
-checkpoints, the log, and the model as :func:`plm_tutorial.load_model` opens it. The same command, given again, goes on
+checkpoints, the log, and the model as :func:`plm_tutorial.pretrained.load_model` opens it. The same command, given again, goes on
 where the run was stopped.
 """
 
@@ -462,7 +462,7 @@ def pretrain(path: str | Path, say: Callable[[str], None] = print) -> dict[str, 
 
     Raises:
         ValueError: the configuration, the texts or the folder cannot be used.
-        TrainingError, CheckpointError: see :func:`plm_tutorial.training.fit`.
+        TrainingError, CheckpointError: see :func:`plm_tutorial.training.loop.fit`.
     """
     config = read_config(path)
     ready = prepare(config, say)
