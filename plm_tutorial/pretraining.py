@@ -1,8 +1,8 @@
 """A pretraining run from one file: what ``plm-tutorial pretrain --config FILE`` does. The parts live elsewhere.
 
 In: a TOML file that names texts, tokenizer, objective, model, batches, training and a folder. Out: that folder, with
-checkpoints, the log, and the model as :func:`plm_tutorial.pretrained.load_model` opens it. The same command, given again, goes on
-where the run was stopped.
+checkpoints, the log, and the model as :func:`plm_tutorial.pretrained.load_model` opens it. The same command, given
+again, goes on where the run was stopped.
 """
 
 from __future__ import annotations
