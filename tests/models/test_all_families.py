@@ -18,6 +18,8 @@ from plm_tutorial.models import (
     T5,
     Bert,
     BertConfig,
+    Decoder,
+    DecoderConfig,
     GPT2Config,
     Llama,
     LlamaConfig,
@@ -35,6 +37,8 @@ GPT_2 = GPT2Config(vocab_size=V, context_length=32, d_model=24, n_layers=2, n_he
 LLAMA = LlamaConfig(
     vocab_size=V, context_length=32, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_head=8, d_hidden=48
 )
+DECODER = DecoderConfig(vocab_size=V, context_length=32, d_model=24, n_layers=2, n_heads=4, d_hidden=40)
+MODERN = {"positions": "rotary", "norm": "rms", "qk_norm": True, "activation": "relu2", "bias": False}
 T_5 = T5Config(vocab_size=V, d_model=24, n_layers=2, n_decoder_layers=1, n_heads=4, d_head=8, d_hidden=40, n_buckets=8)
 TRANSFORMER = TransformerConfig(vocab_size=V, context_length=32, d_model=24, n_layers=2, n_heads=4, d_hidden=40)
 
@@ -53,6 +57,8 @@ DECODERS = {
     "llama, untied": (Llama, replace(LLAMA, tied=False)),
     "mistral": (Llama, replace(LLAMA, window=4)),
     "mistral, window 1": (Llama, replace(LLAMA, window=1)),
+    "decoder": (Decoder, DECODER),
+    "decoder, modern": (Decoder, replace(DECODER, **MODERN)),
 }
 BOTH = {
     "t5": (T5, T_5),
