@@ -109,6 +109,24 @@ def check_input(
         )
 
 
+def check_memory(decoder_input_ids: Tensor, memory: Tensor, attention_mask: Tensor | None) -> None:
+    """Refuse what a decoder cannot look at: expected are ids (B, T), memory (B, S, D) and a mask (B, S), or None.
+
+    Raises:
+        ValueError: with what was given and what was expected.
+    """
+    if memory.dim() != 3 or memory.size(0) != decoder_input_ids.size(0):
+        raise ValueError(
+            f"memory has shape {tuple(memory.shape)} and decoder_input_ids {tuple(decoder_input_ids.shape)}; expected "
+            "(B, S, D) and (B, T): as many encoded texts as the decoder has sequences"
+        )
+    if attention_mask is not None and attention_mask.shape != memory.shape[:2]:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; expected {tuple(memory.shape[:2])}: 1 or 0 for "
+            "each position of the source, as encode() was given; the decoder's own tokens need none"
+        )
+
+
 def count_positions(attention_mask: Tensor) -> Tensor:
     """Return the position of each token, (B, T) int64: how many tokens before it may be looked at.
 

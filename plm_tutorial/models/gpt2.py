@@ -20,6 +20,7 @@ from plm_tutorial.layers import (
     FeedForward,
     KVCache,
     LayerNorm,
+    Linear,
     MultiHeadAttention,
     PreNormBlock,
     init_weights,
@@ -129,7 +130,7 @@ class GPT2(nn.Module):
         self.dropout = nn.Dropout(config.embedding_dropout)
         self.layers = nn.ModuleList(gpt2_block(config) for _ in range(config.n_layers))
         self.norm = LayerNorm(config.d_model, config.norm_eps)
-        self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = None if config.tied else Linear(config.d_model, config.vocab_size, bias=False)
         self._init_weights()
 
     def _init_weights(self) -> None:

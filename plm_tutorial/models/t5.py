@@ -20,6 +20,7 @@ from plm_tutorial.layers import (
     FeedForward,
     GatedFeedForward,
     KVCache,
+    Linear,
     MultiHeadAttention,
     PreNormBlock,
     RelativeBias,
@@ -27,7 +28,7 @@ from plm_tutorial.layers import (
     linear,
     padding_mask,
 )
-from plm_tutorial.models.common import TokenId, check_config, check_input, only, required
+from plm_tutorial.models.common import TokenId, check_config, check_input, check_memory, only, required
 from plm_tutorial.weights import Copy
 
 NO_LIMIT = 2**62  # positions that the model can tell apart, as far as check_input is concerned
@@ -229,7 +230,7 @@ class T5(nn.Module):
         self.tokens = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder = Stack(config, decoder=False)
         self.decoder = Stack(config, decoder=True)
-        self.head = None if config.tied else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = None if config.tied else Linear(config.d_model, config.vocab_size, bias=False)
         self._init_weights()
 
     def _init_weights(self) -> None:
@@ -304,26 +305,13 @@ class T5(nn.Module):
             check_input(decoder_input_ids, None, NO_LIMIT, self.config.vocab_size)
         except ValueError as error:
             raise ValueError(f"decoder: {error}") from None
-        _check_memory(decoder_input_ids, memory, attention_mask)
+        check_memory(decoder_input_ids, memory, attention_mask)
         x = self.tokens(decoder_input_ids)  # (B, T, D)
         x = self.decoder(x, memory=memory, memory_mask=padding_mask(attention_mask), cache=cache)  # (B, T, D)
         x = x[:, -1:] if last_only else x
         if self.head is not None:
             return self.head(x)  # (B, T, V)
         return linear(x * self.config.d_model**-0.5, self.tokens.weight)  # (B, T, V)
-
-
-def _check_memory(decoder_input_ids: Tensor, memory: Tensor, attention_mask: Tensor | None) -> None:
-    if memory.dim() != 3 or memory.size(0) != decoder_input_ids.size(0):
-        raise ValueError(
-            f"memory has shape {tuple(memory.shape)} and decoder_input_ids {tuple(decoder_input_ids.shape)}; expected "
-            "(B, S, D) and (B, T): as many encoded texts as the decoder has sequences"
-        )
-    if attention_mask is not None and attention_mask.shape != memory.shape[:2]:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}; expected {tuple(memory.shape[:2])}: 1 or 0 for "
-            "each position of the memory, as encode() was given; the decoder's own tokens need none"
-        )
 
 
 # The parts of a published block in their order, layer.0, layer.1, …: our name of each, and of the norm before it.

@@ -28,7 +28,7 @@ from plm_tutorial.layers import (
     padding_mask,
     sinusoidal_positions,
 )
-from plm_tutorial.models.common import check_config, check_input
+from plm_tutorial.models.common import check_config, check_input, check_memory
 
 BLOCKS: dict[str, type[Block]] = {"post": PostNormBlock, "pre": PreNormBlock}
 
@@ -154,16 +154,7 @@ class Transformer(nn.Module):
         """
         past = cache.length if cache is not None else 0
         check_input(decoder_input_ids, None, self.config.context_length, self.config.vocab_size, past)
-        if memory.dim() != 3 or memory.size(0) != decoder_input_ids.size(0):
-            raise ValueError(
-                f"memory has shape {tuple(memory.shape)} and decoder_input_ids {tuple(decoder_input_ids.shape)}; "
-                "expected (B, S, D) and (B, T): one source for each target"
-            )
-        if attention_mask is not None and attention_mask.shape != memory.shape[:2]:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}; expected {tuple(memory.shape[:2])}: 1 or 0 "
-                "for each position of the source, not of the target"
-            )
+        check_memory(decoder_input_ids, memory, attention_mask)
         x = self.embed(decoder_input_ids, past)  # (B, T, D)
         x = self.decoder(x, memory=memory, memory_mask=padding_mask(attention_mask), cache=cache)  # (B, T, D)
         x = x[:, -1:] if last_only else x

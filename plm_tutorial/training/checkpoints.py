@@ -6,7 +6,6 @@ each is written under another name, listed with the hashes of its files, and ren
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,8 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.optim import Optimizer
+
+from plm_tutorial.runtime import file_sha256
 
 KEEP = 2  # the newest may be damaged by what stopped the run (a full disk, a power cut); the one before is not
 
@@ -60,7 +61,7 @@ def save(folder: Path, step: int, model: nn.Module, optimizers: Sequence[Optimiz
         barrier()
         if is_first():
             (part / "memory.json").write_text(json.dumps(memory), encoding="utf-8")
-            files = {file.name: _sha256(file) for file in sorted(part.iterdir())}
+            files = {file.name: file_sha256(file) for file in sorted(part.iterdir())}
             (part / "files.json").write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")
             for file in part.iterdir():
                 _flush(file)
@@ -130,16 +131,11 @@ def _damage(path: Path) -> str | None:
     try:
         files = json.loads((path / "files.json").read_text(encoding="utf-8"))["files"]
         for name, sha256 in files.items():
-            if _sha256(path / name) != sha256:
+            if file_sha256(path / name) != sha256:
                 return f"{name} has changed"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return str(error)
     return None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -328,8 +328,6 @@ def _resume(
         raise checkpoints.CheckpointError(
             f"{found[1]} was trained with {was}, now it is {is_}; restore that, or choose another folder"
         )
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group.setdefault("peak_lr", group["lr"])
     if scaler is not None and memory["scaler"]:
         scaler.load_state_dict(memory["scaler"])
     return History(memory["rows"])
