@@ -29,6 +29,11 @@ class Process:
     device: torch.device
 
 
+# Groups that were left, kept until Python ends. Otherwise the last owner is a DDP model, whose destructor waits for
+# gloo's threads and holds Python's lock, for which one of them may be waiting to give back a tensor: for ever.
+_ENDED: list[dist.ProcessGroup] = []
+
+
 @contextmanager
 def process_group(device: str | None = None) -> Iterator[Process]:
     """Join the processes that ``torchrun`` started; without it, there is one process, and nothing is joined.
@@ -45,9 +50,9 @@ def process_group(device: str | None = None) -> Iterator[Process]:
     if kind == "cuda":
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    _ENDED.append(dist.group.WORLD)
     try:
         yield Process(dist.get_rank(), dist.get_world_size(), place)
-        dist.barrier()  # one that leaves while others still use the connections can hang them
     finally:
         dist.destroy_process_group()
 
