@@ -1,4 +1,4 @@
-"""From texts to batches of token ids: a file of tokens, rows of equal length, masking, span corruption.
+"""From texts to batches of token ids: files of tokens, rows of equal or own length, masking, span corruption.
 
 In: texts and a tokenizer. Out: dicts of tensors with ``input_ids``, ``labels`` and, where needed, ``attention_mask``.
 Which rows form a batch, and what is masked in them, is a function of seed and step alone. So training can stop at any
@@ -11,10 +11,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import tokenizers
@@ -152,6 +153,118 @@ class PackedRows:
         return batch
 
 
+CUTS = ("head", "tail", "both")  # what is kept of a text that is too long
+
+
+class TextRows:
+    """A text a row, each as long as it is, with its label: what a classifier is trained on.
+
+    The tokenizer's own template is put around each text, such as ``[CLS]`` and ``[SEP]``, after it has been cut. A text
+    without any token is a row of the template alone.
+
+    Args:
+        labels: a class for each text, or -100 to leave it out of the loss; None: batches have no labels.
+        tokenizer: with truncation and padding switched off, as ``load_tokenizer`` gives it.
+        length: the most tokens of a row, template included; at most the model's context.
+        cut: which part of a longer text is kept: "head", its beginning; "tail", its end; "both", a quarter from the
+            beginning and the rest from the end, as in Sun et al. 2019, https://arxiv.org/abs/1905.05583, section 5.3.1.
+        pad_id: stands behind shorter texts of a batch; None: the id of ``[PAD]`` or ``<pad>``, or 0.
+
+    Raises:
+        ValueError: there are no texts, not as many labels as texts, a row has no token, or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        labels: Sequence[int] | None,
+        tokenizer: tokenizers.Tokenizer,
+        length: int,
+        *,
+        cut: str = "head",
+        pad_id: int | None = None,
+    ):
+        if isinstance(texts, str) or len(texts) == 0:
+            raise ValueError("texts is a single str, or empty; expected a list of texts: TextRows([text], [label], …)")
+        if cut not in CUTS:
+            raise ValueError(f"cut is {cut!r}; implemented here: {', '.join(CUTS)}")
+        if tokenizer.truncation is not None or tokenizer.padding is not None:
+            raise ValueError("this tokenizer cuts or pads by itself; first tokenizer.no_truncation() and .no_padding()")
+        before, after = _template(tokenizer)
+        if (room := length - len(before) - len(after)) < 1:
+            raise ValueError(f"length is {length}; expected more than the {len(before) + len(after)} of the template")
+        if pad_id is None:
+            known = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>"))
+            pad_id = next((i for i in known if i is not None), 0)
+        self.pad_id, self.labels = pad_id, None if labels is None else _class_labels(labels, len(texts))
+        parts, self.n_cut = [], 0
+        for some in _parts(texts, 1000):
+            for encoding in tokenizer.encode_batch(some, add_special_tokens=False):
+                self.n_cut += len(encoding.ids) > room
+                parts.append(np.array([*before, *_cut(encoding.ids, room, cut), *after], np.int32))
+        self.lengths = np.array([len(part) for part in parts])  # (N,) tokens, template included
+        if not self.lengths.all():
+            raise ValueError(f"text {self.lengths.argmin()} has no tokens, and the tokenizer adds none: leave it out")
+        self.tokens, self.starts = np.concatenate(parts), np.concatenate([[0], self.lengths.cumsum()])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Return rows (B,) as ``input_ids`` and ``attention_mask``, (B, T) int64, padded on the right to the longest.
+
+        With labels also ``labels``, (B,).
+        """
+        lengths = torch.from_numpy(self.lengths[rows])  # (B,)
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]  # (B, T)
+        ids = torch.full(mask.shape, self.pad_id)
+        texts = [self.tokens[self.starts[i] : self.starts[i + 1]] for i in rows]
+        ids[mask] = torch.from_numpy(np.concatenate(texts)).long()  # row after row, as the mask has them
+        batch = {"input_ids": ids, "attention_mask": mask.long()}
+        return batch if self.labels is None else batch | {"labels": torch.from_numpy(self.labels[rows])}
+
+    def by_length(self, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Yield all rows once, the longest first, as their numbers (B,) and a batch: for evaluation, little padding."""
+        order = np.argsort(-self.lengths, kind="stable")
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            yield rows, self.batch(rows)
+
+
+def _template(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before and after a text."""
+    for probe in ("a", "1", "the"):  # any text that has a token
+        bare, whole = (tokenizer.encode(probe, add_special_tokens=add).ids for add in (False, True))
+        for at in range(len(whole) - len(bare) + 1):
+            if bare and whole[at : at + len(bare)] == bare:
+                return whole[:at], whole[at + len(bare) :]
+    raise ValueError("the tokenizer has no token for 'a', '1' or 'the': what does it put around a text?")
+
+
+def _cut(ids: list[int], room: int, cut: str) -> list[int]:
+    if len(ids) <= room:
+        return ids
+    from_start = {"head": room, "tail": 0, "both": room // 4}[cut]
+    return ids[:from_start] + ids[len(ids) - (room - from_start) :]
+
+
+def _class_labels(labels: Sequence[int], n: int) -> np.ndarray:
+    made = np.asarray(labels)
+    if made.shape != (n,) or made.dtype.kind not in "iub":
+        raise ValueError(f"labels have shape {made.shape} and type {made.dtype}; expected {n} whole numbers")
+    if wrong := [i for i, label in enumerate(made.tolist()) if label < 0 and label != IGNORED]:
+        raise ValueError(f"label {wrong[0]} is {made[wrong[0]]}; expected a class, 0 or more, or {IGNORED}")
+    return made.astype(np.int64)
+
+
+class Rows(Protocol):
+    """What :class:`Batches` takes rows from; with ``lengths`` they can be put into buckets."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, rows: np.ndarray) -> Batch: ...
+
+
 class Batches:
     """The batches of a training run: ``batches[step]``, a function of seed and step alone.
 
@@ -159,26 +272,32 @@ class Batches:
     all have the same size.
 
     Args:
-        rows: has a length and ``batch(rows) -> Batch``, such as :class:`PackedRows`.
+        rows: has a length and ``batch(rows) -> Batch``, such as :class:`PackedRows` or :class:`TextRows`.
         size: rows of a batch, over all processes together.
         seed: of the order, and of the generator that ``change`` draws from.
         change: what is done to each batch, such as masking: (batch, generator) -> batch.
         rank, world: this process gets the rank-th of ``world`` equal parts of each batch.
+        bucket: sort the rows of so many batches by length, so that rows of a batch are about equally long and little is
+            padding; then mix the batches. 0: batches are formed of any rows, as an epoch's random order has them. The
+            more, the less padding, and the less random are the batches.
     """
 
     def __init__(
         self,
-        rows: PackedRows,
+        rows: Rows,
         size: int,
         *,
         seed: int = 0,
         change: Callable[[Batch, torch.Generator], Batch] | None = None,
         rank: int = 0,
         world: int = 1,
+        bucket: int = 0,
     ):
         if size < 1 or size % world:
             raise ValueError(f"a batch of {size} rows cannot be split evenly over {world} processes")
-        self.rows, self.size, self.seed, self.change = rows, size, seed, change
+        if bucket < 0 or bucket and not hasattr(rows, "lengths"):
+            raise ValueError(f"bucket is {bucket}; expected 0 or more, and 0 for rows that are all equally long")
+        self.rows, self.size, self.seed, self.change, self.bucket = rows, size, seed, change, bucket
         self.rank, self.world = rank, world
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
@@ -193,8 +312,21 @@ class Batches:
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng((self.seed, epoch)).permutation(len(self.rows)))
+            generator = np.random.default_rng((self.seed, epoch))
+            order = generator.permutation(len(self.rows))
+            self._order = (epoch, self._bucketed(order, epoch, generator) if self.bucket else order)
         return self._order[1]
+
+    def _bucketed(self, order: np.ndarray, epoch: int, generator: np.random.Generator) -> np.ndarray:
+        """Return an epoch's order with rows of about equal length together, where its batches begin and end."""
+        first = min(-epoch * len(order) % self.size, len(order))  # rows that fill up the last batch of the epoch before
+        begin, rest = order[:first], order[first:]
+        pools = [rest[i : i + self.bucket * self.size] for i in range(0, len(rest), self.bucket * self.size)]
+        pools = [pool[np.argsort(self.rows.lengths[pool], kind="stable")] for pool in pools]
+        batches = [pool[i : i + self.size] for pool in pools for i in range(0, len(pool), self.size)]
+        last = [batches.pop()] if batches and len(batches[-1]) < self.size else []  # goes on in the next epoch
+        mixed = [batches[i] for i in generator.permutation(len(batches))]
+        return np.concatenate([begin, *mixed, *last])
 
 
 def _mix(*numbers: int) -> int:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from plm_tutorial import models
 
-__all__ = ["WeightsError", "export", "gguf_metadata", "gguf_tokenizer", "load_model", "load_tokenizer"]
+__all__ = ["WeightsError", "export", "gguf_metadata", "gguf_tokenizer", "load_model", "load_tokenizer", "save_adapter"]
 
 _BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 
@@ -107,6 +107,8 @@ def load_model(
     head: str | None = None,
     n_labels: int | None = None,
     *,
+    adapter: str | Path | None = None,
+    pooling: str | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
@@ -122,6 +124,10 @@ def load_model(
             "sequence", "token" or "span": that one. If the checkpoint has another or none, it is drawn at random from
             torch's global generator, for training; BERT's pooler, with which "sequence" begins, is taken where it is.
         n_labels: of a new head "sequence" or "token".
+        adapter: a folder of :func:`save_adapter` or of peft, with LoRA matrices for this model. They stand beside its
+            weights, ready to be trained on; see :func:`plm_tutorial.adaptation.merge`. A head that was trained with
+            them is in the folder too, so head and n_labels may be left out.
+        pooling: what the head "sequence" reads: "first", "mean" or "max"; see ``BertConfig.pooling``. None: "first".
         device: where to put it; None: ``runtime.device()``.
         dtype: the precision of its weights; None: float32, whatever the file has.
 
@@ -131,7 +137,7 @@ def load_model(
     """
     import torch  # here, because who only wants a tokenizer should not wait for it
 
-    from plm_tutorial import models, weights
+    from plm_tutorial import adapter_files, models, weights
 
     path = _find_model(name_or_path)
     if path.is_file():
@@ -150,16 +156,36 @@ def load_model(
         config = family.config(*described)
     except ValueError as error:
         raise WeightsError(f"{path} does not describe a model that can be built: {error}") from error
+    stored = None if adapter is None else adapter_files.read_adapter(adapter)
+    if stored is not None and head is None:
+        head, own_labels = adapter_files.asked_head(stored, family, config)
+        n_labels = n_labels or own_labels
     dropped, new_head = set(), False
+    names = {family.rename(name) for name in tensors}
     if family.head_names is not None:
-        names = {family.rename(name) for name in tensors}
         config, dropped, new_head = _with_head(family, config, head, n_labels, names, says_head, path)
-    elif head is not None or n_labels is not None:
+    elif head is not None or n_labels is not None or pooling is not None:
         raise ValueError(
-            f"a {family.model.__name__} has its output layer and no other head; leave out head and n_labels"
+            f"a {family.model.__name__} has its output layer and no other head; leave out head, n_labels and pooling"
         )
+    if pooling is not None:
+        config = replace(config, pooling=pooling)
     dtype = dtype or torch.float32
-    return weights.build(family, config, tensors, path, runtime.device(device), dtype, dropped, new_head)
+    if stored is None:
+        return weights.build(family, config, tensors, path, runtime.device(device), dtype, dropped, new_head)
+
+    with torch.random.fork_rng(devices=[]):  # what is drawn here is replaced by what the adapter holds
+        model = weights.build(family, config, tensors, path, runtime.device(device), dtype, dropped, new_head)
+        hub = models.HUB[config.to_hub()["model_type"]] if path.is_file() else family  # adapters have the hub's names
+        given = adapter_files.put_in(stored, model, hub)
+    for file in stored.files:
+        _record(file)
+    if new_head:
+        table = weights.expand(family.weights(config), config).items()
+        given += [place for name, place in table if family.rename(name) in names and name not in dropped]
+        if lacking := [name for name, _ in model.named_parameters() if name.startswith("head.") and name not in given]:
+            raise WeightsError(f"neither {path} nor {adapter} holds {lacking[0]}, a part of the head {config.head!r}")
+    return model
 
 
 def _with_head(
@@ -271,6 +297,35 @@ def export(
     return folder
 
 
+def save_adapter(model: nn.Module, folder: str | Path, *, base: str | None = None, overwrite: bool = False) -> Path:
+    """Write a model's adapter, and what was trained whole beside it, as a folder in peft's form; return its path.
+
+    It holds ``adapter_config.json`` and ``adapter_model.safetensors``. ``load_model(name, adapter=folder)`` opens it,
+    for the same name; so does peft, if the model is one of Transformers. The folder appears when it is complete.
+
+    Args:
+        model: has an adapter, made by :func:`plm_tutorial.adaptation.inject` or loaded; merged or not.
+        base: what the adapter belongs to, a hub id or a folder: a note for whoever opens it.
+        overwrite: replace the folder, whole, if it is an adapter's.
+
+    Raises:
+        ValueError: there is no adapter, more is trained than it holds, the model has no published form, or the folder
+            is in use.
+    """
+    from safetensors.torch import save_file
+
+    from plm_tutorial import adapter_files
+
+    folder = Path(folder).expanduser().resolve()
+    family, published = _published_form(model)
+    options, tensors = adapter_files.adapter_form(model, family, published, base)
+    with _complete_folder(folder, overwrite, adapter_files.CONFIG) as new:
+        save_file(tensors, new / adapter_files.TENSORS, {"format": "pt"})
+        (new / adapter_files.TENSORS).chmod(new.stat().st_mode & 0o666)  # else readable by its owner alone
+        _write_json(new / adapter_files.CONFIG, options)
+    return folder
+
+
 def _published_form(model: nn.Module) -> tuple[models.Family, dict]:
     """Return the family of a model, and its ``config.json``."""
     from plm_tutorial import models
@@ -317,15 +372,19 @@ def _write_json(path: Path, values: dict) -> None:
 
 
 @contextmanager
-def _complete_folder(folder: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a new folder to fill, beside the one that is meant; it takes that one's place when the block has ended."""
+def _complete_folder(folder: Path, overwrite: bool, mark: str = "config.json") -> Iterator[Path]:
+    """Give a new folder to fill, beside the one that is meant; it takes that one's place when the block has ended.
+
+    Args:
+        mark: the file without which an existing folder is another's, and not replaced.
+    """
     if folder.is_file():
         raise ValueError(f"{folder} is a file; pass the name of a folder, which export makes")
     if folder.is_dir() and any(folder.iterdir()):
         if not overwrite:
             raise ValueError(f"the folder {folder} is not empty; pass another one, or overwrite=True to replace it")
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"the folder {folder} holds no config.json, so it is no model's and is not replaced")
+        if not (folder / mark).is_file():
+            raise ValueError(f"the folder {folder} holds no {mark}, so it is no model's and is not replaced")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
         new, old = Path(place) / "new", Path(place) / "old"

@@ -32,7 +32,7 @@ from plm_tutorial import assets, evaluation, pretrained, runtime, text
 from plm_tutorial.batches import Batches, Masking, PackedRows, TokenFile, write_tokens
 from plm_tutorial.models import Bert, BertConfig
 from plm_tutorial.models.decoder import Decoder, DecoderConfig
-from plm_tutorial.objectives import LossSum, predict_labels
+from plm_tutorial.objectives import IGNORED, LossSum, predict_hidden, predict_labels, token_accuracy, token_loss
 from plm_tutorial.records import Record
 from plm_tutorial.tokenizers import train_fast_bpe
 from plm_tutorial.training import History, Process, TrainingConfig, fit, process_group, split_batch, spread
@@ -63,8 +63,8 @@ class TokenizerConfig:
 class ObjectiveConfig:
     """[objective]: what is predicted."""
 
-    kind: str = "causal"  # the next token, by a Decoder; or "masked": hidden tokens, by a Bert
-    rate: float | None = None  # of "masked": share of tokens that are hidden; None: 0.15
+    kind: str = "causal"  # the next token, by a Decoder; or "masked": hidden tokens, by a Decoder that looks both ways
+    rate: float | None = None  # of "masked": share of tokens hidden in training; None: 0.15, as when evaluated
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class PretrainingConfig:
     tokenizer: TokenizerConfig
     objective: ObjectiveConfig
     model: dict[str, Any]  # fields of a DecoderConfig or BertConfig, those that were given
+    family: str  # of the model: "decoder" or "bert"
     batches: BatchesConfig
     training: TrainingConfig
     strategy: str  # of several processes: "ddp" or "fsdp"
@@ -115,14 +116,20 @@ class PretrainingConfig:
                 f"[model] context_length is {values['context_length']}, [batches] length is {self.batches.length}; "
                 "raise the former or lower the latter"
             )
-        if self.objective.kind == "masked":
+        if self.family == "bert":
             return _made("model", BertConfig, values | {"head": "mlm"})
-        return _made("model", DecoderConfig, values)
+        return _made("model", DecoderConfig, values | {"causal": self.objective.kind == "causal"})
 
 
-SECTIONS = tuple(one.name for one in fields(PretrainingConfig) if one.name != "strategy")
+FAMILIES = {"decoder": DecoderConfig, "bert": BertConfig}
+OBJECTIVES = {"causal": predict_labels, "masked": predict_hidden}
+SECTIONS = tuple(one.name for one in fields(PretrainingConfig) if one.name not in ("strategy", "family"))
 # Set elsewhere: the head is the objective's, the seed the run's.
-LEFT_OUT = {BertConfig: {"head", "n_labels", "pad_id"}, TrainingConfig: {"seed"}}
+LEFT_OUT = {
+    BertConfig: {"head", "n_labels", "pad_id", "pooling"},
+    DecoderConfig: {"causal"},
+    TrainingConfig: {"seed"},
+}
 NAMES_OF_TYPES = {int: "a whole number", float: "a number", str: 'a text in "quotes"', bool: "true or false"}
 
 
@@ -151,8 +158,8 @@ def _checked(values: dict[str, Any]) -> PretrainingConfig:
             raise ValueError(f"{name} is {section!r}; expected a section, [{name}], with keys below it")
     get = {name: dict(values.get(name, {})) for name in SECTIONS}.get
     objective = ObjectiveConfig(**_section("objective", ObjectiveConfig, get("objective")))
-    if objective.kind not in ("causal", "masked"):
-        raise ValueError(f"[objective] kind is {objective.kind!r}; implemented here: causal, masked")
+    if objective.kind not in OBJECTIVES:
+        raise ValueError(f"[objective] kind is {objective.kind!r}; implemented here: {', '.join(OBJECTIVES)}")
     if objective.kind == "causal" and objective.rate is not None:
         raise ValueError(
             f"[objective] rate is {objective.rate}, but only a masked objective hides tokens; leave it out"
@@ -166,12 +173,16 @@ def _checked(values: dict[str, Any]) -> PretrainingConfig:
     if strategy not in STRATEGIES:
         raise ValueError(f"[training] strategy is {strategy!r}; implemented here: {', '.join(STRATEGIES)}")
     training = _section("training", TrainingConfig, get("training"), more=("strategy",))
-    model = BertConfig if objective.kind == "masked" else DecoderConfig
+    family = get("model").pop("family", "decoder")
+    if family not in FAMILIES or family == "bert" and objective.kind == "causal":
+        known = "decoder, bert" if objective.kind == "masked" else "decoder"
+        raise ValueError(f"[model] family is {family!r}; for [objective] kind = {objective.kind!r} there is: {known}")
     config = PretrainingConfig(
         data=_data(_section("data", DataConfig, get("data"))),
         tokenizer=TokenizerConfig(**_section("tokenizer", TokenizerConfig, get("tokenizer"))),
         objective=objective,
-        model=_section("model", model, get("model"), needed=False),
+        model=_section("model", FAMILIES[family], get("model"), more=("family",), needed=False),
+        family=family,
         batches=BatchesConfig(**_section("batches", BatchesConfig, get("batches"))),
         training=_made("training", TrainingConfig, training | {"seed": run.seed}),
         strategy=strategy,
@@ -385,6 +396,7 @@ def _remember(folder: Path, config: PretrainingConfig, hashes: dict[str, str]) -
     # [training] is compared by `fit`; where the data lies, what is scored and on how many processes changes no bit.
     now = {name: values for name, values in asdict(config).items() if name not in ("training", "strategy", "run")}
     now["data"] = {k: v for k, v in now["data"].items() if k not in ("source", "scored")} | {"files": hashes}
+    now["model"] = now["model"] | {"family": now.pop("family")}
     now["run"] = {"seed": config.run.seed}
     path = folder / "run.json"
     then = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -472,7 +484,14 @@ def pretrain(path: str | Path, say: Callable[[str], None] = print) -> dict[str, 
         torch.manual_seed(config.run.seed)  # the same first weights in each process
         model = spread(_model(model_config), config.strategy, process)
         batches, evaluate = _batches(config, ready, process)
-        history = fit(model, batches, config.training, evaluate=evaluate, folder=folder / "checkpoints")
+        history = fit(
+            model,
+            batches,
+            config.training,
+            objective=OBJECTIVES[config.objective.kind],
+            evaluate=evaluate,
+            folder=folder / "checkpoints",
+        )
         # Parts that lie in several processes are put together in the first.
         state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if process.rank:
@@ -502,27 +521,32 @@ def _batches(
     config: PretrainingConfig, ready: Prepared, process: Process
 ) -> tuple[Batches, Callable[[nn.Module], Mapping[str, float]]]:
     """Return this process's batches, and the function that evaluates a model on validation rows."""
-    size, change = config.batches.size, None
+    changes: dict[str, Masking | None] = {"train": None, "validation": None}
     if config.objective.kind == "masked":
         special = [i for i, token in ready.tokenizer.get_added_tokens_decoder().items() if token.special]
         mask_id = _special(ready.tokenizer, MASK_TOKENS, "hides another")
-        rate = 0.15 if config.objective.rate is None else config.objective.rate
-        change = Masking(mask_id, ready.tokenizer.get_vocab_size(), special, rate)
-    made = {}
+        masking = Masking(mask_id, ready.tokenizer.get_vocab_size(), special)
+        changes["train"] = replace(masking, rate=config.objective.rate or masking.rate)
+        changes["validation"] = replace(masking, keep=0.0, random=0.0)  # what is kept would be read, not guessed
+    size, made = config.batches.size, {}
     for name, file in (("train", ready.train), ("validation", ready.validation)):
-        rows = PackedRows(file, config.batches.length, separate=config.batches.separate)
-        made[name] = Batches(rows, size, seed=config.run.seed, change=change, rank=process.rank, world=process.world)
+        rows, about = PackedRows(file, config.batches.length, separate=config.batches.separate), changes[name]
+        made[name] = Batches(rows, size, seed=config.run.seed, change=about, rank=process.rank, world=process.world)
     # Whole batches, always the same: a function of the step, as in training. With few rows some come twice.
     steps = max(1, min(config.batches.validation, len(made["validation"].rows)) // size)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         zero = torch.zeros((), device=process.device)
-        loss = LossSum(zero, zero.long())
+        loss, right = LossSum(zero, zero.long()), zero.long()
         for step in range(steps):
             batch = {name: value.to(process.device) for name, value in made["validation"][step].items()}
             for part in split_batch(batch, config.training.accumulate):
-                loss += predict_labels(model, part)
-        return {"validation": float(LossSum(total(loss.total), total(loss.count)).mean)}
+                kept = part["labels"] != IGNORED
+                logits = model(**{name: value for name, value in part.items() if name != "labels"}, keep=kept)
+                loss += token_loss(logits, part["labels"][kept])
+                right += token_accuracy(logits, part["labels"][kept])[0]
+        count = total(loss.count)
+        return {"validation": float(total(loss.total) / count), "accuracy": float(total(right) / count)}
 
     return made["train"], evaluate
 

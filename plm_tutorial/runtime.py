@@ -82,6 +82,22 @@ def device(name: str | None = None) -> torch.device:
     return torch.device(wanted)
 
 
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, for its next use; say whether that could be arranged.
+
+    The C library of Linux gives each large block back to the system when it is freed, and the system clears each that
+    it hands out. A training step frees and asks for the same tensors again and again.
+    """
+    import ctypes
+
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not the GNU C library
+        return False
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1))
+
+
 def home() -> Path:
     """Return the folder for weights, data and derived files: PLM_HOME, or ``~/.cache/plm_tutorial``."""
     return Path(os.environ.get("PLM_HOME") or Path.home() / ".cache" / "plm_tutorial").expanduser().absolute()

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plm_tutorial.batches import Batches, Masking, PackedRows, SpanCorruption, TokenFile, write_tokens
+from plm_tutorial.batches import Batches, Masking, PackedRows, SpanCorruption, TextRows, TokenFile, write_tokens
 from plm_tutorial.objectives import IGNORED
 
 END = 9
@@ -217,3 +217,144 @@ def test_too_few_sentinels_are_refused():
     corrupt = SpanCorruption((50, 51), end_id=1, start_id=0)
     with pytest.raises(ValueError, match="a row of 100 tokens needs 5 sentinels, 2 are there"):
         corrupt({"input_ids": torch.ones(1, 100, dtype=torch.int64)}, torch.Generator())
+
+
+# ---- texts with labels
+
+TEXTS = ["1 2 3", "4", "5 6 7 8 1 2 3 4 5 6", "", "8 8"]
+CLASSES = [0, 1, 2, 0, 1]
+
+
+@pytest.fixture(scope="module")
+def classifier_tokenizer(tokenizer):
+    """The same words between two special tokens."""
+    made = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    made.add_special_tokens(["[CLS]", "[SEP]", "[PAD]"])  # 10, 11, 12
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        "[CLS] $0 [SEP]", None, [("[CLS]", 10), ("[SEP]", 11)]
+    )
+    return made
+
+
+def test_texts_stand_in_the_tokenizers_template_and_are_padded_on_the_right(classifier_tokenizer):
+    rows = TextRows(TEXTS, CLASSES, classifier_tokenizer, 20)
+    assert len(rows) == 5 and rows.lengths.tolist() == [5, 3, 12, 2, 4] and rows.n_cut == 0
+    batch = rows.batch(np.array([0, 3, 1]))
+    assert batch["input_ids"].tolist() == [[10, 1, 2, 3, 11], [10, 11, 12, 12, 12], [10, 4, 11, 12, 12]]
+    assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [0, 0, 1] and all(value.dtype == torch.int64 for value in batch.values())
+    expected = [classifier_tokenizer.encode(text).ids for text in TEXTS]
+    for i, ids in enumerate(expected):
+        assert rows.batch(np.array([i]))["input_ids"].tolist() == [ids]
+    assert TextRows(TEXTS, None, classifier_tokenizer, 20).batch(np.array([0])).keys() == {
+        "input_ids",
+        "attention_mask",
+    }
+    assert TextRows(["1"], [0], classifier_tokenizer, 9, pad_id=7).pad_id == 7
+
+
+@pytest.mark.parametrize(
+    ("cut", "kept"),
+    [("head", [5, 6, 7, 8, 1, 2, 3, 4]), ("tail", [7, 8, 1, 2, 3, 4, 5, 6]), ("both", [5, 6, 1, 2, 3, 4, 5, 6])],
+)
+def test_a_long_text_is_cut_before_the_template(classifier_tokenizer, cut, kept):
+    rows = TextRows(TEXTS, CLASSES, classifier_tokenizer, 10, cut=cut)
+    assert rows.batch(np.array([2]))["input_ids"].tolist() == [[10, *kept, 11]]
+    assert rows.n_cut == 1 and rows.lengths.max() == 10
+    assert rows.batch(np.array([0]))["input_ids"].tolist() == [[10, 1, 2, 3, 11]]
+
+
+def test_heads_are_cut_as_the_tokenizers_library_and_embed_cut_them():
+    from plm_tutorial import load_tokenizer, text
+
+    tokenizer, reviews = load_tokenizer("minilm"), list(text.reviews("rotten_tomatoes", "test")["text"][:50])
+    rows = TextRows(reviews, None, tokenizer, 16)
+    tokenizer.enable_truncation(16)
+    expected = [encoding.ids for encoding in tokenizer.encode_batch(reviews)]
+    assert [rows.batch(np.array([i]))["input_ids"][0].tolist() for i in range(50)] == expected
+    assert rows.pad_id == 0 and 0 < rows.n_cut < 50
+
+
+def test_all_rows_come_once_by_length(classifier_tokenizer):
+    rows = TextRows(TEXTS, CLASSES, classifier_tokenizer, 20)
+    found = list(rows.by_length(2))
+    assert [chosen.tolist() for chosen, _ in found] == [[2, 0], [4, 1], [3]]
+    assert [batch["input_ids"].shape for _, batch in found] == [(2, 12), (2, 4), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"texts": "1 2"}, "texts is a single str, or empty; expected a list"),
+        ({"texts": []}, "texts is a single str, or empty"),
+        ({"cut": "middle"}, "cut is 'middle'; implemented here: head, tail, both"),
+        ({"length": 2}, "length is 2; expected more than the 2 of the template"),
+        ({"labels": [0, 1]}, r"labels have shape \(2,\) and type int64; expected 5 whole numbers"),
+        ({"labels": [0.5] * 5}, r"labels have shape \(5,\) and type float64"),
+        ({"labels": [0, 1, -1, 0, 0]}, "label 2 is -1; expected a class, 0 or more, or -100"),
+    ],
+)
+def test_texts_that_are_refused(classifier_tokenizer, options, message):
+    given = {"texts": TEXTS, "labels": CLASSES, "tokenizer": classifier_tokenizer, "length": 20} | options
+    with pytest.raises(ValueError, match=message):
+        TextRows(**given)
+
+
+def test_tokenizers_that_text_rows_refuse(tokenizer, classifier_tokenizer):
+    with pytest.raises(ValueError, match="text 3 has no tokens, and the tokenizer adds none: leave it out"):
+        TextRows(TEXTS, CLASSES, tokenizer, 20)
+    assert TextRows(TEXTS[:3], CLASSES[:3], tokenizer, 20).lengths.tolist() == [3, 1, 10]  # without a template
+    cutting = tokenizers.Tokenizer.from_str(classifier_tokenizer.to_str())
+    cutting.enable_truncation(4)
+    with pytest.raises(ValueError, match=r"cuts or pads by itself; first tokenizer.no_truncation\(\)"):
+        TextRows(TEXTS, CLASSES, cutting, 20)
+
+
+# ---- buckets
+
+
+def _text_rows(tokenizer, n=101, seed=0):
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(str(c) for c in rng.integers(1, 9, rng.integers(1, 40))) for _ in range(n)]
+    return TextRows(texts, list(range(n)), tokenizer, 64)
+
+
+def _padding(batches, steps):
+    masks = [batches[step]["attention_mask"] for step in range(steps)]
+    return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+
+
+@pytest.mark.parametrize("bucket", [0, 1, 4, 100])
+@pytest.mark.parametrize(("n", "size"), [(101, 8), (96, 8), (5, 8), (3, 2)])
+def test_an_epoch_of_buckets_holds_each_row_once(classifier_tokenizer, bucket, n, size):
+    batches = Batches(_text_rows(classifier_tokenizer, n), size, seed=1, bucket=bucket)
+    seen = [label for step in range(n) for label in batches[step]["labels"].tolist()]  # `size` epochs
+    epochs = [seen[i * n : (i + 1) * n] for i in range(size)]
+    assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
+    assert n < 5 or epochs[0] != epochs[1]
+
+
+def test_buckets_are_a_function_of_seed_and_step(classifier_tokenizer):
+    rows = _text_rows(classifier_tokenizer)
+    straight = Batches(rows, 8, seed=3, bucket=4)
+    in_order = [straight[step]["labels"].tolist() for step in range(40)]
+    fresh = Batches(rows, 8, seed=3, bucket=4)
+    assert [fresh[step]["labels"].tolist() for step in (33, 7, 0, 39, 12)] == [in_order[s] for s in (33, 7, 0, 39, 12)]
+    assert [Batches(rows, 8, seed=4, bucket=4)[s]["labels"].tolist() for s in range(5)] != in_order[:5]
+    parts = [Batches(rows, 8, seed=3, bucket=4, rank=rank, world=2) for rank in range(2)]
+    assert [*parts[0][9]["labels"].tolist(), *parts[1][9]["labels"].tolist()] == in_order[9]
+
+
+def test_buckets_save_padding_also_in_later_epochs(classifier_tokenizer):
+    rows = _text_rows(classifier_tokenizer, 1003)
+    plain, few, many = (_padding(Batches(rows, 16, bucket=bucket), 250) for bucket in (0, 8, 100))
+    assert plain > 0.4 and few < 0.15 and many < few
+    lengths = [batch["input_ids"].size(1) for batch in (Batches(rows, 16, bucket=8)[step] for step in range(20))]
+    assert lengths != sorted(lengths)  # short and long batches are mixed
+
+
+def test_buckets_that_are_refused(classifier_tokenizer, file):
+    with pytest.raises(ValueError, match="bucket is -1; expected 0 or more"):
+        Batches(_text_rows(classifier_tokenizer), 8, bucket=-1)
+    with pytest.raises(ValueError, match="bucket is 4; expected 0 or more, and 0 for rows that are all equally long"):
+        Batches(PackedRows(file, 3), 2, bucket=4)

@@ -52,3 +52,94 @@ def test_what_is_recorded_has_the_fields(name):
     except records.RecordError:
         pytest.skip(f"not recorded yet: python benchmarks/{name}.py")
     assert _fields(name) <= record.scores.keys()
+
+
+def test_time_to_loss_runs_and_records(tmp_path, monkeypatch, root, capsys):
+    tokenizer = records.artifact_file("reviews_causal", "tokenizer.json")
+    monkeypatch.setattr("plm_tutorial.experiments.review_tokens._tokenizer_file", lambda: tokenizer)
+    monkeypatch.chdir(tmp_path)
+    sizes = ("--timed-steps", "1", "--steps", "8", "--batches", "1")
+    scores = _scores("time_to_loss", tmp_path, monkeypatch, root, *sizes)
+    assert {f"{name}: tokens/s" for name in ("transformers, GPT-2", "ours, GPT-2", "ours, modern")} <= scores.keys()
+    assert 0 < scores["transformers, GPT-2: share of the matmul rate"] < 1.5
+    table = records.recorded("time_to_loss").table("runs")
+    assert set(table.seed) == {0, 1, 2} and table.nats.between(5, 9).all()
+    kept = sorted((tmp_path / "runs" / "time_to_loss").glob("*.json"))
+    assert len(kept) >= 3 + 2 + 3 + 2, "three rates of each model, two more seeds"
+    capsys.readouterr()
+    _scores("time_to_loss", tmp_path, monkeypatch, root, *sizes)
+    assert "time_to_loss: " not in capsys.readouterr().out, "finished runs are not run again"
+
+
+TINY = {
+    "causal": """
+[objective]
+kind = "causal"
+[model]
+d_model = 16
+n_layers = 1
+n_heads = 2
+d_hidden = 32
+""",
+    "masked": """
+[objective]
+kind = "masked"
+[model]
+d_model = 16
+n_layers = 1
+n_heads = 2
+d_hidden = 32
+""",
+}
+REST = """
+[batches]
+size = 4
+length = 32
+validation = 8
+[training]
+steps = 2
+evaluate_every = 1
+[run]
+folder = "runs/tiny"
+[data]
+source = "imdb"
+scored = 2
+[tokenizer]
+"""
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_the_reviews_models_are_trained_scored_and_kept(kind, tmp_path, monkeypatch, root):
+    from plm_tutorial import load_model, text
+    from plm_tutorial.experiments import review_tokens
+
+    found = text.reviews
+    monkeypatch.setattr(text, "reviews", lambda source, split: found(source, split).select(range(40)))
+    file = records.artifact_file("reviews_causal", "tokenizer.json")
+    monkeypatch.setattr(review_tokens, "_tokenizer_file", lambda: file)
+    monkeypatch.setattr(review_tokens, "_folder", lambda: tmp_path)
+    review_tokens.review_tokenizer(mask=kind == "masked").save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "configs").mkdir()
+    config = TINY[kind] + REST + f'path = "{tmp_path / "tokenizer.json"}"\n'
+    (tmp_path / "configs" / f"cpu_{kind}.toml").write_text(config)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(records, "artifacts", lambda: tmp_path / "artifacts")
+    monkeypatch.setattr(sys, "argv", ["reviews", kind])
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    runpy.run_path(str(root / "benchmarks" / "reviews.py"), run_name="__main__")
+    record = records.recorded(f"reviews_{kind}")
+    assert record.command == f"python benchmarks/reviews.py {kind}" and record.scores["training steps"] == 2
+    assert record.table("log").validation.notna().all()
+    assert load_model(tmp_path / "artifacts" / f"reviews_{kind}").config.d_model == 16
+    if kind == "causal":
+        share = record.scores["test: share of bits saved against modified Kneser–Ney of order 5"]
+        ours, counted = (
+            record.scores[f"test bits per byte{name}"] for name in ("", ", modified Kneser–Ney of order 5")
+        )
+        assert share == pytest.approx(1 - ours / counted) and share < 0, "two steps do not beat counting"
+        assert record.scores["test: the same, low end of the 95 % interval"] < share
+        rows = record.scores["nats per token on the rows of the log, modified Kneser–Ney of order 5"]
+        assert 3 < rows < 9
+    else:
+        assert 0 <= record.scores["test top-1 accuracy at hidden tokens, 15 % hidden"] < 0.2
+        assert record.scores["test nats per hidden token"] == pytest.approx(8.3, abs=0.3)

@@ -32,7 +32,11 @@ CAUSAL = {
     "training": {"steps": 12, "lr": 1e-2, "warmup": 2, "checkpoint_every": 4, "evaluate_every": 6},
     "run": {"folder": "", "seed": 3},
 }
-MASKED = CAUSAL | {"objective": {"kind": "masked", "rate": 0.3}, "model": SHAPE | {"n_token_types": 1}}
+MASKED = CAUSAL | {
+    "objective": {"kind": "masked", "rate": 0.3},
+    "model": SHAPE | {"family": "bert", "n_token_types": 1},
+}
+BOTH_WAYS = CAUSAL | {"objective": {"kind": "masked", "rate": 0.3}}
 MASKED["model"] |= {"dropout": 0.0, "attention_dropout": 0.0}  # processes draw theirs apart
 
 
@@ -78,7 +82,11 @@ def silent(_):
 # ---- to the end
 
 
-@pytest.mark.parametrize(("values", "kind"), [(CAUSAL, Decoder), (MASKED, Bert)], ids=["causal", "masked"])
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [(CAUSAL, Decoder), (MASKED, Bert), (BOTH_WAYS, Decoder)],
+    ids=["causal", "masked", "masked decoder"],
+)
 @pytest.mark.parametrize("separate", [False, True])
 def test_a_run_leaves_a_model_that_opens(place, values, kind, separate):
     scores = pretraining.pretrain(write_config(place, values, batches={"separate": separate}), silent)
@@ -95,7 +103,7 @@ def test_a_run_leaves_a_model_that_opens(place, values, kind, separate):
     assert record["scores"] == scores and record["seeds"] == [3]
     assert record["data"].keys() == {"corpus.jsonl", "tokens of train", "tokens of validation"}
     assert scores["training tokens"] == 12 * 4 * 16
-    if kind is Bert:
+    if values is not CAUSAL:
         assert "validation bits per byte" not in scores
         assert scores["validation loss, nats per hidden token"] == float(rows[-1]["validation"])
         assert tokenizer.token_to_id("[MASK]") == 1
@@ -297,7 +305,10 @@ def test_damaged_and_empty_files_are_refused(tmp_path, name, content, message):
         ({"objective": {"kind": "prefix"}}, r"\[objective\] kind is 'prefix'; implemented here: causal, masked"),
         ({"objective": {"rate": 0.1}}, r"\[objective\] rate is 0.1, but only a masked objective hides tokens"),
         ({"objective": {"kind": "masked", "rate": 2}}, r"\[objective\] rate is 2.0; expected a share"),
-        ({"objective": {"kind": "masked"}}, r"\[model\] has no key 'positions'"),
+        ({"objective": {"kind": "masked"}, "model": {"family": "bert"}}, r"\[model\] has no key 'positions'"),
+        ({"model": {"causal": False}}, r"\[model\] has no key 'causal'"),
+        ({"model": {"family": "bert"}}, r"\[model\] family is 'bert'; for \[objective\] kind = 'causal' there is: dec"),
+        ({"model": {"family": "gpt"}}, r"\[model\] family is 'gpt'"),
         ({"model": {"n_layer": 2}}, r"\[model\] has no key 'n_layer'; did you mean 'n_layers'\?"),
         ({"model": {"n_heads": 3}}, r"\[model\] d_model = 16 cannot be split evenly into n_heads = 3"),
         ({"model": {"activation": "swish"}}, "activation is 'swish'; implemented here"),
@@ -408,7 +419,9 @@ def test_a_folder_goes_on_with_its_own_run_alone(place):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
 def test_the_examples_are_valid(path):
     config = pretraining.read_config(path)
-    model = config.model_config(config.tokenizer.vocab_size)
+    path_of_tokenizer = config.tokenizer.path and ROOT / config.tokenizer.path
+    vocab_size = config.tokenizer.vocab_size or load_tokenizer(path_of_tokenizer).get_vocab_size()
+    model = config.model_config(vocab_size)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in pretraining._model(model).parameters())
     if path.stem.startswith("cpu"):

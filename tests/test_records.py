@@ -71,3 +71,18 @@ def test_bpe_parity_rescored_on_part_of_its_data():
     assert record.scores["merges that differ from the library's"] == 0
     texts = reviews(split="train")["text"][::20]
     assert train_bpe(texts, 2_048).merges == BPETokenizer.from_library(train_fast_bpe(texts, 2_048)).merges
+
+
+def test_tables_stand_beside_the_record_and_their_reading_is_noted(folder):
+    rows = [{"run": "a", "loss": 1.25}, {"run": "b", "loss": 2, "note": "x, y"}]
+    write_record("study", {}, command="python x.py", data={}, seeds=[0], tables={"runs": rows})
+    table = recorded("study").table("runs")
+    assert list(table.columns) == ["run", "loss", "note"] and table.loss.tolist() == [1.25, 2.0]
+    assert table.note[1] == "x, y" and table.note.isna()[0]
+    assert "artifacts/study/runs.csv" in runtime.page_record().reads
+
+
+def test_an_unknown_table_lists_what_is_there(folder):
+    write()
+    with pytest.raises(RecordError, match=r"no 'runs\.csv' in artifacts/study; there: record\.json"):
+        recorded("study").table("runs")

@@ -92,3 +92,22 @@ def test_unknown_attribute_of_the_package_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="no attribute 'load_everything'"):
         plm_tutorial.load_everything  # noqa: B018
+
+
+def test_freed_memory_is_kept():
+    code = """
+import resource, sys
+from plm_tutorial import runtime
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def work():
+    before = faults()
+    for _ in range(20):
+        b"x" * 2**26  # beyond what the C library keeps by itself
+    return faults() - before
+work()
+print(work(), int(runtime.keep_freed_memory()), work() and work())
+"""
+    before, arranged, after = map(int, subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    if not arranged:
+        pytest.skip("not the GNU C library")
+    assert after < before / 10, "the system still hands out fresh pages"

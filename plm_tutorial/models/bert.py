@@ -26,11 +26,20 @@ from plm_tutorial.layers import (
     init_weights,
     padding_mask,
 )
-from plm_tutorial.models.common import TokenId, check_config, check_input, count_positions, only, required
+from plm_tutorial.models.common import (
+    TokenId,
+    check_config,
+    check_input,
+    check_keep,
+    count_positions,
+    only,
+    required,
+)
 from plm_tutorial.weights import Copy
 
 HEADS = ("mlm", "sequence", "token", "span")
 LABELLED = ("sequence", "token")  # the heads that have a number of labels
+POOLINGS = ("first", "mean", "max")  # what the head "sequence" makes of a text's hidden states
 
 # Which head a published model has, by its name in config.json.
 ARCHITECTURES: dict[str, str | None] = {
@@ -69,6 +78,7 @@ class BertConfig:
     n_labels: int | None = None  # of the heads "sequence" and "token"
     tied: bool = True  # the output layer of the head "mlm" is the token embedding
     head_dropout: float | None = None  # in training: inside a head; None: as dropout
+    pooling: str = "first"  # what the head "sequence" reads: the first position, as published; else "mean" or "max"
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -86,6 +96,10 @@ class BertConfig:
             raise ValueError(
                 f"n_labels is {self.n_labels}, head is {self.head!r}; only {' and '.join(LABELLED)} have labels"
             )
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling is {self.pooling!r}; implemented here: {', '.join(POOLINGS)}")
+        if self.pooling != "first" and self.head != "sequence":
+            raise ValueError(f"pooling is {self.pooling!r}, head is {self.head!r}; only 'sequence' pools a text")
 
     @classmethod
     def from_hub(cls, values: Mapping[str, Any]) -> BertConfig:
@@ -129,7 +143,16 @@ class BertConfig:
         )
 
     def to_hub(self) -> dict[str, Any]:
-        """Return the ``config.json`` from which :meth:`from_hub` and Transformers make this model."""
+        """Return the ``config.json`` from which :meth:`from_hub` and Transformers make this model.
+
+        Raises:
+            ValueError: the head pools as no published one does.
+        """
+        if self.pooling != "first":
+            raise ValueError(
+                f"the head of this model pools by {self.pooling!r}; the published form knows the first position alone "
+                "and would compute something else. Train with pooling='first' what is to be kept or opened elsewhere"
+            )
         roberta = self.pad_id is not None
         architectures = {head: name for name, head in reversed((ROBERTA if roberta else BERT).items())}
         values = {
@@ -238,22 +261,49 @@ class MaskedLMHead(nn.Module):
 
 
 class SequenceHead(nn.Module):
-    """The hidden state of the first position to logits (B, n_labels) of the whole text.
+    """The hidden states of a text, pooled to one vector, to logits (B, n_labels) of the whole text.
 
-    The first position should hold the text's first token, which is one more reason to pad on the right.
+    As published, the vector is the first position's, which should hold the text's first token: one more reason to pad
+    on the right. Or it is the mean, or for each feature the largest number, of all positions that are no padding.
     """
 
     def __init__(self, config: BertConfig):
         super().__init__()
+        self.pooling = config.pooling
         dropout = config.dropout if config.head_dropout is None else config.head_dropout
         self.first_dropout = nn.Dropout(dropout if config.pad_id is not None else 0.0)  # RoBERTa alone has this one
         self.dense = nn.Linear(config.d_model, config.d_model)  # BERT calls it the pooler
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(config.d_model, config.n_labels)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, D)
-        x = self.dense(self.first_dropout(x[:, 0])).tanh()  # (B, D)
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:  # (B, T, D), (B, T)
+        x = pool(x, self.pooling, attention_mask)  # (B, D)
+        x = self.dense(self.first_dropout(x)).tanh()  # (B, D)
         return self.output(self.dropout(x))  # (B, n_labels)
+
+
+def pool(x: Tensor, pooling: str, attention_mask: Tensor | None = None) -> Tensor:
+    """Return one vector for each text, (B, D): its first position's, or the mean or maximum over all that are kept.
+
+    Args:
+        x: hidden states (B, T, D).
+        pooling: one of POOLINGS.
+        attention_mask: (B, T), 1 = keep. None keeps all.
+
+    Raises:
+        ValueError: several documents share a row, so that no mask says where one ends.
+    """
+    if pooling == "first":
+        return x[:, 0]
+    if attention_mask is not None and attention_mask.dim() == 3:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}: rows of several documents have no {pooling}; "
+            "pass one text a row, with a mask (B, T)"
+        )
+    keep = torch.ones_like(x[..., :1]) if attention_mask is None else attention_mask[..., None].to(x.dtype)  # (B, T, 1)
+    if pooling == "mean":
+        return (x * keep).sum(dim=1) / keep.sum(dim=1).clamp(min=1)
+    return x.masked_fill(keep == 0, torch.finfo(x.dtype).min).amax(dim=1)
 
 
 class TokenHead(nn.Module):
@@ -287,7 +337,11 @@ class Bert(nn.Module):
         self.head = None if kind is None else kind(self.config).apply(partial(init_weights, std=self.config.init_std))
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """Return what ``config.head`` makes of the last layer's hidden states.
 
@@ -301,11 +355,15 @@ class Bert(nn.Module):
                 the right; see :meth:`BertEmbeddings.number`. Or (B, T, T): for each position, which ones it may look
                 at, so that documents that share a row do not see each other.
             token_type_ids: (B, T) int64, the segment of each token. None: all 0.
+            keep: (B, T) bool, with the head "mlm": the N positions whose logits are wanted. The result is then (N, V).
 
         Raises:
             ValueError: the input has a wrong shape, is longer than the context, or has unknown ids.
         """
         config = self.config
+        check_keep(keep, input_ids)
+        if keep is not None and config.head != "mlm":
+            raise ValueError(f"keep chooses among the logits of the head 'mlm'; this model's head is {config.head!r}")
         check_input(input_ids, attention_mask, config.context_length, config.vocab_size, documents=True)
         _check_token_types(token_type_ids, input_ids, config.n_token_types)
         mask = padding_mask(attention_mask)  # (B, 1, 1, T) or (B, 1, T, T)
@@ -314,7 +372,10 @@ class Bert(nn.Module):
             x = block(x, mask=mask)  # (B, T, D)
         if self.head is None:
             return x
-        return self.head(x, self.embeddings.tokens.weight) if config.head == "mlm" else self.head(x)
+        x = x if keep is None else x[keep]  # (N, D)
+        if config.head == "mlm":
+            return self.head(x, self.embeddings.tokens.weight)
+        return self.head(x, attention_mask) if config.head == "sequence" else self.head(x)
 
 
 def _check_token_types(token_type_ids: Tensor | None, input_ids: Tensor, n_token_types: int) -> None:

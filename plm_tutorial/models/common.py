@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 TokenId = int  # the type of a configuration's fields that are no size: it may be 0, and must be in the vocabulary
@@ -106,6 +107,19 @@ def check_input(
         raise ValueError(
             f"input_ids holds ids from {int(input_ids.min())} to {int(input_ids.max())}; this model knows 0 to "
             f"{vocab_size - 1}. Does the tokenizer belong to this model?"
+        )
+
+
+def check_keep(keep: Tensor | None, input_ids: Tensor) -> None:
+    """Refuse what does not choose among the positions of ``input_ids``: expected is a bool for each, or None.
+
+    Raises:
+        ValueError: with what was given and what was expected.
+    """
+    if keep is not None and (keep.shape != input_ids.shape or keep.dtype != torch.bool):
+        raise ValueError(
+            f"keep has shape {tuple(keep.shape)} and type {keep.dtype}; expected bool of the shape of input_ids, "
+            f"{tuple(input_ids.shape)}: True where logits are wanted"
         )
 
 

@@ -1,5 +1,7 @@
 """The book's own small decoder: between GPT-2 and today's recipes, each change a switch, so that it can be tried alone.
 
+One switch, ``causal``, turns it into an encoder for masked training, with all else the same.
+
 Pre-norm blocks like those of ``models.gpt2`` and ``models.llama``; with the options of either it computes the same.
 What each switch does, and its source, stands beside it in :class:`DecoderConfig`.
 """
@@ -29,7 +31,7 @@ from plm_tutorial.layers import (
     padding_mask,
     rotary_angles,
 )
-from plm_tutorial.models.common import check_config, check_input, count_positions, required
+from plm_tutorial.models.common import check_config, check_input, check_keep, count_positions, required
 
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
 CHOICES = {"positions": ("learned", "rotary"), "norm": tuple(NORMS), "activation": ("gelu_new", "relu2", "swiglu")}
@@ -52,6 +54,7 @@ class DecoderConfig:
     zero_init: bool = False  # what writes to the residual stream starts at zero, so each block at "add nothing"
     bias: bool = True  # linear layers add one
     tied: bool = True  # the output layer is the token embedding
+    causal: bool = True  # a position looks at itself and what stands before it; False: at all, for masked training
     init_std: float = 0.02  # spread of the initial weights
     dropout: float = 0.0  # in training: of embeddings, of attention weights, of what a block adds
     norm_eps: float = 1e-5  # added to the variance, or the mean square, in every norm
@@ -153,7 +156,13 @@ class Decoder(nn.Module):
                     nn.init.normal_(last.weight, std=config.init_std / math.sqrt(2 * config.n_layers))
 
     def new_cache(self) -> KVCache:
-        """Return an empty cache for this model, to be passed as ``cache=``."""
+        """Return an empty cache for this model, to be passed as ``cache=``.
+
+        Raises:
+            ValueError: the model is not causal.
+        """
+        if not self.config.causal:
+            raise ValueError("this model looks both ways, so what follows changes what came before: it has no cache")
         return KVCache(self.config.n_layers, self.config.context_length)
 
     def forward(
@@ -162,8 +171,11 @@ class Decoder(nn.Module):
         attention_mask: Tensor | None = None,
         cache: KVCache | None = None,
         last_only: bool = False,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """Return the logits of what follows each position, (B, T, V); with ``last_only`` the last one's, (B, 1, V).
+
+        If the model is not causal, they are of what stands at each position, which the input may hide.
 
         Args:
             input_ids: (B, T) int64.
@@ -173,12 +185,17 @@ class Decoder(nn.Module):
                 not see each other; learned positions then begin anew with each document.
             cache: the positions before these; is extended by these, in place. Not for training.
             last_only: leave out logits that nobody reads: of a long prompt they are larger than the model.
+            keep: (B, T) bool: the N positions whose logits are wanted. The result is then (N, V).
 
         Raises:
-            ValueError: the input has a wrong shape, is longer than the context, or has unknown ids.
+            ValueError: the input has a wrong shape, is longer than the context, or has unknown ids; a cache is given
+                to a model that is not causal.
         """
         config, past = self.config, cache.length if cache is not None else 0
         check_input(input_ids, attention_mask, config.context_length, config.vocab_size, past, documents=True)
+        check_keep(keep, input_ids)
+        if cache is not None and not config.causal:
+            raise ValueError("a model that looks both ways has no use for a cache; call it with the whole text")
         x, rotary = self.tokens(input_ids), None  # (B, T, D)
         positions = torch.arange(past, past + input_ids.size(1), device=input_ids.device)  # (T,)
         if self.positions is None:
@@ -190,10 +207,11 @@ class Decoder(nn.Module):
         mask = padding_mask(attention_mask)  # (B, 1, 1, S) or (B, 1, T, T)
         x = self.dropout(x)
         for i, block in enumerate(self.layers):
-            x = block(x, mask=mask, causal=True, rotary=rotary, cache=cache, layer=i)  # (B, T, D)
-        x = self.norm(x[:, -1:] if last_only else x)
+            x = block(x, mask=mask, causal=config.causal, rotary=rotary, cache=cache, layer=i)  # (B, T, D)
+        x = x[:, -1:] if last_only else x if keep is None else x[keep]
+        x = self.norm(x)  # (B, T, D), (B, 1, D) or (N, D)
         output = self.tokens.weight if self.head is None else self.head.weight  # (V, D)
-        return linear(x, output)  # (B, T, V)
+        return linear(x, output)  # (B, T, V), (B, 1, V) or (N, V)
 
 
 def hub_weights(_: DecoderConfig) -> dict[str, str]:

@@ -7,12 +7,13 @@ Everything random in a step follows from seed and step, so a run that is stopped
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from plm_tutorial import runtime
 from plm_tutorial.objectives import IGNORED, LossSum, predict_labels
 from plm_tutorial.training import checkpoints
 from plm_tutorial.training.distributed import total
@@ -148,12 +150,13 @@ def train_step(
                     optimizer.zero_grad()
                 raise FloatingPointError(f"the loss is {loss.item()}")
             scaled.backward()
+    moving = [o for o in optimizers if any(p.grad is not None for g in o.param_groups for p in g["params"])]
     if scaler is not None:
-        for optimizer in optimizers:
+        for optimizer in moving:
             scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip if clip else math.inf)
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP: of all parts
-    for optimizer in optimizers:
+    for optimizer in moving:
         optimizer.step() if scaler is None else scaler.step(optimizer)  # the scaler leaves out steps that overflowed
         optimizer.zero_grad()
     if scaler is not None:
@@ -174,8 +177,11 @@ def fit(
     folder: str | Path | None = None,
     callbacks: Sequence[Callable[[nn.Module, History], None]] = (),
     progress: bool = True,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> History:
     """Train a model in place, from the newest checkpoint in ``folder`` if there is one.
+
+    What requires a gradient when it begins is trained.
 
     Args:
         model: in any of the forms of :func:`plm_tutorial.training.distributed.spread`.
@@ -183,8 +189,11 @@ def fit(
         evaluate: called in eval mode; the first of the numbers that it returns decides about stopping early, less is
             better.
         folder: where checkpoints and ``log.csv`` go; None: nothing is kept.
-        callbacks: called after each step with the model and the history, which ends with this step's row.
+        callbacks: called after each step with the model and the history, which ends with this step's row. One that has
+            ``begin(model, history)`` or ``end(model, history)`` is also called so before the first step, when a
+            checkpoint has been loaded, and when training ends, however it ends.
         progress: show a line with loss, tokens per second and time left.
+        lr_scales: factors on the learning rate, by a parameter's name; 1 for those that are not named.
 
     Raises:
         TrainingError: the loss is not finite. The last good checkpoint stays.
@@ -192,8 +201,15 @@ def fit(
     """
     folder = Path(folder) if folder is not None else None
     device = next(model.parameters()).device
+    if device.type == "cpu":
+        runtime.keep_freed_memory()
     optimizers = make_optimizers(
-        model, config.optimizer, lr=config.lr, muon_lr=config.muon_lr, weight_decay=config.weight_decay
+        _inner(model),
+        config.optimizer,
+        lr=config.lr,
+        muon_lr=config.muon_lr,
+        weight_decay=config.weight_decay,
+        lr_scales=lr_scales,
     )
     dtype = PRECISIONS[config.precision]
     scaler = torch.amp.GradScaler(device.type) if config.precision == "fp16" else None
@@ -203,6 +219,7 @@ def fit(
     bar = _bar(config.steps, history.steps) if progress and checkpoints.is_first() else None
     saved = history.steps
     try:
+        _tell(callbacks, "begin", model, history)
         while history.steps < config.steps and not _stalled(history, config.patience):
             step, begun = history.steps, time.perf_counter()
             batch = {name: value.to(device, non_blocking=True) for name, value in batches[step].items()}
@@ -222,8 +239,9 @@ def fit(
                 )
             except FloatingPointError as error:
                 raise TrainingError(_advice(error, step, folder)) from error
-            tokens = batch["labels"].numel() * (dist.get_world_size() if dist.is_initialized() else 1)
-            row = {"step": step + 1, "loss": loss, "lr": optimizers[0].param_groups[0]["lr"], "grad_norm": norm}
+            tokens = _n_tokens(batch) * (dist.get_world_size() if dist.is_initialized() else 1)
+            rate = max(group["lr"] for group in optimizers[0].param_groups)
+            row = {"step": step + 1, "loss": loss, "lr": rate, "grad_norm": norm}
             row |= {"tokens": tokens, "seconds": time.perf_counter() - begun}
             last = step + 1 == config.steps
             if evaluate is not None and (last or config.evaluate_every and (step + 1) % config.evaluate_every == 0):
@@ -244,8 +262,19 @@ def fit(
         log.close()
         if bar is not None:
             bar.close()
+        _tell(callbacks, "end", model, history)
     model.eval()
     return history
+
+
+def _tell(callbacks: Sequence[Any], moment: str, model: nn.Module, history: History) -> None:
+    for callback in callbacks:
+        getattr(callback, moment, lambda *_: None)(model, history)
+
+
+def _n_tokens(batch: Batch) -> int:
+    """Return the tokens of a batch, padding included: its labels, or its input if a label is a whole text's."""
+    return (batch["labels"] if batch["labels"].dim() > 1 else batch.get("input_ids", batch["labels"])).numel()
 
 
 def _bar(steps: int, done: int) -> tqdm:
@@ -300,6 +329,7 @@ def _save(
     config: TrainingConfig,
 ) -> None:
     memory = {"rows": history.rows, "scaler": scaler.state_dict() if scaler else None, "config": asdict(config)}
+    memory |= {"peak_lr": _peaks(model, optimizers), "moved": sorted(_moved(model, optimizers))}
     checkpoints.save(folder, history.steps, _inner(model), optimizers, memory)
 
 
@@ -321,16 +351,66 @@ def _resume(
     found = checkpoints.newest(folder)
     if found is None:
         return History()
-    memory = checkpoints.load(found[1], _inner(model), optimizers)
+    memory = json.loads((found[1] / "memory.json").read_text(encoding="utf-8"))
     then, now = memory["config"], asdict(config)
     if changed := [name for name in now if then.get(name) != now[name] and name not in _MAY_CHANGE]:
         was, is_ = (", ".join(f"{name} = {values.get(name)!r}" for name in changed) for values in (then, now))
         raise checkpoints.CheckpointError(
             f"{found[1]} was trained with {was}, now it is {is_}; restore that, or choose another folder"
         )
+    _check_peaks(memory.get("peak_lr"), _peaks(model, optimizers), _inner(model), found[1])
+    with _as_moved(memory.get("moved"), model):
+        checkpoints.load(found[1], _inner(model), optimizers)
     if scaler is not None and memory["scaler"]:
         scaler.load_state_dict(memory["scaler"])
     return History(memory["rows"])
+
+
+def _peaks(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, float]:
+    """Return the peak learning rate of each parameter that is, or will be, trained."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    rates = {parameter: group["peak_lr"] for group in groups for parameter in group["params"]}
+    return {name: rates[parameter] for name, parameter in _inner(model).named_parameters() if parameter in rates}
+
+
+def _check_peaks(then: dict[str, float] | None, now: dict[str, float], model: nn.Module, path: Path) -> None:
+    """Refuse to go on with other parameters, or other learning rates, than before; None: that was not noted."""
+    if then is None:
+        return
+    if lacking := sorted(then.keys() - dict(model.named_parameters()).keys()):
+        raise checkpoints.CheckpointError(
+            f"the checkpoint {path} does not fit this model and its optimizers: it trained {lacking[0]}, which is not "
+            "there. Build the model as then, an adapter included, or choose another folder"
+        )
+    for name in sorted(then | now):
+        if then.get(name) != now.get(name):
+            was, is_ = (f"trained at {rates[name]:g}" if name in rates else "frozen" for rates in (then, now))
+            raise checkpoints.CheckpointError(
+                f"in {path} {name} was {was}, now it is {is_}; freeze, unfreeze and scale learning rates as then, or "
+                "choose another folder"
+            )
+
+
+def _moved(model: nn.Module, optimizers: Sequence[Optimizer]) -> set[str]:
+    """Return the names of the parameters that an optimizer has moved so far: not of those still frozen."""
+    known = {parameter for optimizer in optimizers for parameter in optimizer.state}
+    return {name for name, parameter in _inner(model).named_parameters() if parameter in known}
+
+
+@contextmanager
+def _as_moved(moved: Sequence[str] | None, model: nn.Module) -> Iterator[None]:
+    """Let just those parameters require a gradient that have a state of the optimizer in a checkpoint; None: all.
+
+    The others were frozen until then, and for them there is nothing to be loaded.
+    """
+    trained = [(name, p) for name, p in _inner(model).named_parameters() if p.requires_grad]
+    for name, parameter in trained:
+        parameter.requires_grad_(moved is None or name in moved)
+    try:
+        yield
+    finally:
+        for _, parameter in trained:
+            parameter.requires_grad_(True)
 
 
 # What does not change the numbers of the steps still to come.

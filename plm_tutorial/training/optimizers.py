@@ -6,7 +6,7 @@ In: a model and a step number. Out: an object with ``step`` and ``zero_grad``, a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -155,20 +155,33 @@ def make_optimizers(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
+    lr_scales: Mapping[str, float] | None = None,
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers of a model: AdamW for all, or Muon for the matrices and AdamW for the rest.
 
     Weight decay acts on matrices alone: it keeps maps small; a token's row or a norm's scale is not better for being
     small. AdamW: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101.
 
+    Args:
+        lr_scales: factors on the learning rate, by a parameter's name; 1 for those that are not named.
+
     Raises:
-        ValueError: an unknown kind, or nothing to train.
+        ValueError: an unknown kind, nothing to train, or a factor for what is no parameter.
     """
+    scales = _by_parameter(model, lr_scales or {})
+
+    def split(parameters: list[nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:
+        """Return the groups of one learning rate each."""
+        parts: dict[float, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            parts.setdefault(scales.get(parameter, 1.0), []).append(parameter)
+        return [{"params": part, "lr": rate * scale, "weight_decay": decay} for scale, part in parts.items()]
+
     groups = split_parameters(model)
     if not any(groups.values()):
         raise ValueError(f"this {type(model).__name__} has no parameter that requires a gradient; unfreeze some")
-    rest = [{"params": groups[name], "weight_decay": 0.0} for name in ("tables", "vectors") if groups[name]]
-    matrices = [{"params": groups["matrices"], "weight_decay": weight_decay}] if groups["matrices"] else []
+    rest = split(groups["tables"], lr, 0.0) + split(groups["vectors"], lr, 0.0)
+    matrices = split(groups["matrices"], (muon_lr or lr) if kind == "muon" else lr, weight_decay)
     if kind == "adamw":
         made = [torch.optim.AdamW(matrices + rest, lr=lr, betas=betas, eps=eps)]
     elif kind == "muon":
@@ -180,3 +193,13 @@ def make_optimizers(
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return made
+
+
+def _by_parameter(model: nn.Module, lr_scales: Mapping[str, float]) -> dict[nn.Parameter, float]:
+    parameters = dict(model.named_parameters())
+    for name, scale in lr_scales.items():
+        if name not in parameters:
+            raise ValueError(f"lr_scales names {name!r}, which is no parameter of this {type(model).__name__}")
+        if not (math.isfinite(scale) and scale >= 0):
+            raise ValueError(f"lr_scales has {scale} for {name!r}; expected a number that is not negative")
+    return {parameters[name]: scale for name, scale in lr_scales.items()}

@@ -1,6 +1,7 @@
 """BERT and RoBERTa against transformers: random weights over a grid of shapes and heads, and MiniLM on real reviews."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from plm_tutorial import assets, load_model, load_tokenizer, text
 from plm_tutorial.layers import record
 from plm_tutorial.models import Bert, BertConfig
 from plm_tutorial.models.bert import hub_weights
+from plm_tutorial.pretrained import export
 from plm_tutorial.weights import expand
 
 PADDINGS = {
@@ -254,3 +256,64 @@ def test_dropout_acts_in_training_only():
     ids = torch.randint(10, (2, 6))
     assert not torch.equal(model.train()(ids), model(ids))
     assert torch.equal(model.eval()(ids), model(ids))
+
+
+def test_logits_of_some_positions_alone():
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=50, context_length=9, d_model=16, n_layers=2, n_heads=2, d_hidden=32, head="mlm")
+    model = Bert(config).eval()
+    ids, keep = torch.randint(50, (2, 9)), torch.rand(2, 9) < 0.4
+    torch.testing.assert_close(model(ids, keep=keep), model(ids)[keep])
+    with pytest.raises(ValueError, match=r"keep has shape \(2, 8\).*\(2, 9\)"):
+        model(ids, keep=keep[:, :8])
+    with pytest.raises(ValueError, match=r"keep .* type torch.int64"):
+        model(ids, keep=keep.long())
+    without = Bert(BertConfig(vocab_size=50, context_length=9, d_model=16, n_layers=1, n_heads=2, d_hidden=32))
+    with pytest.raises(ValueError, match="head is None"):
+        without(ids, keep=keep)
+
+
+# ---- pooling
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean", "max"])
+def test_a_text_is_pooled_over_what_is_no_padding(pooling):
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=50, d_model=16, n_layers=2, n_heads=2, d_hidden=32, head="sequence", n_labels=3)
+    model = Bert(replace(config, pooling=pooling)).eval()
+    ids, mask = torch.randint(50, (2, 7)), PADDINGS["right"]
+    with torch.no_grad():
+        out = model(ids, mask)
+        for i in range(2):
+            text = ids[i : i + 1, : int(mask[i].sum())]
+            torch.testing.assert_close(out[i : i + 1], model(text), atol=1e-5, rtol=0)
+        body = Bert(replace(config, head=None, n_labels=None)).eval()
+        body.load_state_dict(model.state_dict(), strict=False)
+        hidden = body(ids[1:], mask[1:])[0, :4]  # (T, D)
+        vector = {"first": hidden[0], "mean": hidden.mean(0), "max": hidden.max(0).values}[pooling]
+        expected = model.head.output(torch.tanh(model.head.dense(vector)))
+        torch.testing.assert_close(out[1], expected, atol=1e-5, rtol=0)
+
+
+def test_pooling_that_is_refused():
+    shape = {"vocab_size": 50, "d_model": 16, "n_layers": 1, "n_heads": 2, "d_hidden": 32}
+    with pytest.raises(ValueError, match="pooling is 'last'; implemented here: first, mean, max"):
+        BertConfig(**shape, head="sequence", n_labels=2, pooling="last")
+    with pytest.raises(ValueError, match="pooling is 'mean', head is 'token'; only 'sequence' pools a text"):
+        BertConfig(**shape, head="token", n_labels=2, pooling="mean")
+    model = Bert(BertConfig(**shape, head="sequence", n_labels=2, pooling="mean"))
+    with pytest.raises(ValueError, match="rows of several documents have no mean; pass one text a row"):
+        model(torch.randint(50, (2, 3)), torch.ones(2, 3, 3))
+    with pytest.raises(ValueError, match="pools by 'mean'; the published form knows the first position alone"):
+        model.config.to_hub()
+
+
+def test_a_published_model_gets_a_head_that_pools(tmp_path):
+    _reference(tmp_path, "Bert", None)
+    model = load_model(tmp_path, head="sequence", n_labels=2, pooling="max", device="cpu")
+    assert model.head.pooling == model.config.pooling == "max" and model(torch.randint(50, (2, 7))).shape == (2, 2)
+    with pytest.raises(ValueError, match="pooling is 'max', head is None"):
+        load_model(tmp_path, pooling="max", device="cpu")
+    with pytest.raises(ValueError, match="pools by 'max'; the published form knows the first"):
+        export(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

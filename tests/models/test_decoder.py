@@ -47,6 +47,36 @@ def _shake(model, seed=0):
     return model.eval()
 
 
+# Our names for those of a Llama or Qwen3 in transformers.
+OURS = {
+    "model.embed_tokens": "tokens",
+    "model.layers": "layers",
+    "model.norm": "norm",
+    "lm_head": "head",
+    "self_attn.q_norm": "attention.query_norm",
+    "self_attn.k_norm": "attention.key_norm",
+    "self_attn.q_proj": "attention.query",
+    "self_attn.k_proj": "attention.key",
+    "self_attn.v_proj": "attention.value",
+    "self_attn.o_proj": "attention.output",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "feed_forward_norm",
+    "mlp.gate_proj": "feed_forward.gate",
+    "mlp.up_proj": "feed_forward.up",
+    "mlp.down_proj": "feed_forward.down",
+}
+
+
+def _renamed(theirs):
+    """The weights of a model of transformers under our names."""
+    state = {}
+    for name, value in theirs.state_dict().items():
+        for old, new in OURS.items():
+            name = name.replace(old, new)
+        state[name] = value
+    return state
+
+
 # ---- the same as the models whose options it takes
 
 
@@ -80,29 +110,7 @@ def test_with_qk_norm_too_it_is_a_qwen3():
     reference = transformers.Qwen3Config(vocab_size=V, tie_word_embeddings=False, **options)
     theirs = _shake(transformers.Qwen3ForCausalLM(reference))
     ours = Decoder(replace(RECIPES["llama"], qk_norm=True, norm_eps=1e-3)).eval()
-    names = {
-        "model.embed_tokens": "tokens",
-        "model.layers": "layers",
-        "model.norm": "norm",
-        "lm_head": "head",
-        "self_attn.q_norm": "attention.query_norm",
-        "self_attn.k_norm": "attention.key_norm",
-        "self_attn.q_proj": "attention.query",
-        "self_attn.k_proj": "attention.key",
-        "self_attn.v_proj": "attention.value",
-        "self_attn.o_proj": "attention.output",
-        "input_layernorm": "attention_norm",
-        "post_attention_layernorm": "feed_forward_norm",
-        "mlp.gate_proj": "feed_forward.gate",
-        "mlp.up_proj": "feed_forward.up",
-        "mlp.down_proj": "feed_forward.down",
-    }
-    state = {}
-    for name, value in theirs.state_dict().items():
-        for old, new in names.items():
-            name = name.replace(old, new)
-        state[name] = value
-    ours.load_state_dict(state)
+    ours.load_state_dict(_renamed(theirs))
     with torch.no_grad():
         torch.testing.assert_close(ours(IDS), theirs(IDS).logits, atol=1e-5, rtol=0)
 
@@ -343,3 +351,43 @@ def test_dropout_acts_in_training_alone():
     assert not torch.equal(*outputs)
     model.eval()
     assert torch.equal(*(model(IDS) for _ in range(2)))
+
+
+# ---- looking both ways
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_without_causal_every_position_sees_all_others(name):
+    model = _shake(Decoder(replace(CONFIGS[name], causal=False)))
+    x = torch.randn(1, 6, 32, requires_grad=True)
+    model.tokens.register_forward_hook(lambda *_: x)
+    for t in (0, 5):
+        (grad,) = torch.autograd.grad(model(IDS[:1, :6])[0, t].square().sum(), x)
+        assert (grad.abs().sum(-1) > 0).all()
+
+
+def test_without_causal_it_is_a_llama_whose_mask_hides_nothing():
+    options = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    reference = transformers.LlamaConfig(vocab_size=V, tie_word_embeddings=False, rms_norm_eps=1e-5, **options)
+    theirs = _shake(transformers.LlamaForCausalLM(reference))
+    ours = Decoder(replace(RECIPES["llama"], causal=False)).eval()
+    ours.load_state_dict(_renamed(theirs))
+    expected = theirs(IDS, attention_mask=torch.zeros(2, 1, 12, 12)).logits
+    torch.testing.assert_close(ours(IDS), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_logits_of_some_positions_alone(causal):
+    model = _shake(Decoder(replace(RECIPES["modern"], causal=causal)))
+    keep = torch.rand(2, 12, generator=torch.Generator().manual_seed(0)) < 0.3
+    torch.testing.assert_close(model(IDS, keep=keep), model(IDS)[keep])
+    with pytest.raises(ValueError, match=r"keep has shape \(2, 11\)"):
+        model(IDS, keep=keep[:, 1:])
+
+
+def test_what_looks_both_ways_has_no_cache():
+    model = Decoder(replace(RECIPES["modern"], causal=False))
+    with pytest.raises(ValueError, match="looks both ways"):
+        model.new_cache()
+    with pytest.raises(ValueError, match="looks both ways"):
+        model(IDS, cache=Decoder(RECIPES["modern"]).new_cache())

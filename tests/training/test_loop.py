@@ -12,12 +12,13 @@ from plm_tutorial.training import CheckpointError, TrainingConfig, TrainingError
 from plm_tutorial.training.optimizers import make_optimizers
 from tests.training.toy import VOCAB, Sums, make_model
 
+KNOWN = ("evaluate", "callbacks", "objective", "lr_scales")  # arguments of fit, the others are of its configuration
 CONFIG = {"lr": 1e-2, "warmup": 2, "checkpoint_every": 4}
 
 
 def _fit(folder=None, steps=12, model=None, **options):
     model = model or make_model()
-    known = {key: options.pop(key) for key in ("evaluate", "callbacks", "objective") if key in options}
+    known = {key: options.pop(key) for key in KNOWN if key in options}
     history = fit(
         model, Sums(), TrainingConfig(steps=steps, **CONFIG | options), folder=folder, progress=False, **known
     )
@@ -250,3 +251,61 @@ def test_optimizers_see_the_schedule():
     assert history.rows[0]["lr"] == pytest.approx(1e-2 / 3) and history.rows[2]["lr"] == pytest.approx(1e-2)
     assert history.rows[-1]["lr"] == pytest.approx(0, abs=1e-9)
     assert make_optimizers(make_model(), lr=1e-2)[0].param_groups[0]["peak_lr"] == 1e-2
+
+
+def test_callbacks_are_told_when_training_begins_and_ends(tmp_path):
+    class Watch:
+        def __init__(self):
+            self.seen = []
+
+        def begin(self, model, history):
+            self.seen.append(("begin", history.steps))
+
+        def __call__(self, model, history):
+            self.seen.append(history.steps)
+            if history.steps == 6:
+                raise KeyboardInterrupt
+
+        def end(self, model, history):
+            self.seen.append(("end", history.steps))
+
+    watch = Watch()
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tmp_path, callbacks=[watch])
+    assert watch.seen == [("begin", 0), 1, 2, 3, 4, 5, 6, ("end", 6)]
+    watch.seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tmp_path, callbacks=[watch])
+    assert watch.seen == [("begin", 4), 5, 6, ("end", 6)]
+
+
+def test_scaled_rates_go_on_after_resuming_and_have_to_be_the_same(tmp_path):
+    scales = {"layers.0.attention.query.weight": 0.1, "norm.weight": 0.0}
+    straight, history = _fit(tmp_path / "a", lr_scales=scales)
+    assert torch.equal(straight.norm.weight, make_model().norm.weight)
+    assert history.rows[2]["lr"] == pytest.approx(1e-2)
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tmp_path / "b", lr_scales=scales, callbacks=_stop_at(7))
+    with pytest.raises(CheckpointError, match="norm.weight was trained at 0, now it is trained at 0.01"):
+        _fit(tmp_path / "b", lr_scales={"layers.0.attention.query.weight": 0.1})
+    resumed, _ = _fit(tmp_path / "b", lr_scales=scales)
+    assert _same(straight, resumed)
+
+
+def test_checkpoints_from_before_rates_were_noted_still_open(tmp_path):
+    """Such as those of a run that began with an earlier version of the package."""
+    import json
+
+    from plm_tutorial.runtime import file_sha256
+
+    straight, _ = _fit(tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        _fit(tmp_path / "b", callbacks=_stop_at(7))
+    step = tmp_path / "b" / "step-00000004"
+    memory = json.loads((step / "memory.json").read_text())
+    del memory["peak_lr"], memory["moved"]
+    (step / "memory.json").write_text(json.dumps(memory))
+    files = json.loads((step / "files.json").read_text())
+    files["files"]["memory.json"] = file_sha256(step / "memory.json")
+    (step / "files.json").write_text(json.dumps(files))
+    assert _same(straight, _fit(tmp_path / "b")[0])

@@ -96,3 +96,35 @@ def test_what_the_optimizers_refuse():
         make_optimizers(make_model(), "sgd", lr=1e-3)
     with pytest.raises(ValueError, match="no parameter that requires a gradient; unfreeze some"):
         make_optimizers(make_model().requires_grad_(False), lr=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_learning_rates_are_scaled_by_name(kind):
+    model = make_model()
+    names = {name: parameter for name, parameter in model.named_parameters()}
+    scales = {"layers.0.attention.query.weight": 0.5, "layers.0.attention.key.weight": 0.5, "norm.weight": 0.25}
+    made = make_optimizers(model, kind, lr=1e-3, muon_lr=1e-2, weight_decay=0.1, lr_scales=scales)
+    rates = {p: group["lr"] for optimizer in made for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(names)
+    for name, parameter in names.items():
+        matrix = parameter.ndim == 2 and name != "tokens.weight"
+        peak = 1e-2 if kind == "muon" and matrix else 1e-3
+        assert rates[parameter] == pytest.approx(peak * scales.get(name, 1.0)), name
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            assert group["peak_lr"] == group["lr"]
+            matrices = all(p.ndim == 2 and p.size(0) != 50 for p in group["params"])
+            assert group["weight_decay"] == (0.1 if matrices else 0.0)
+
+
+def test_without_scales_the_groups_are_what_they_were():
+    plain, scaled = (make_optimizers(make_model(), lr=1e-3, lr_scales=s)[0].param_groups for s in (None, {}))
+    assert len(plain) == len(scaled) == 3
+
+
+def test_scales_that_are_refused():
+    with pytest.raises(ValueError, match="lr_scales names 'nothing', which is no parameter of this Llama"):
+        make_optimizers(make_model(), lr=1e-3, lr_scales={"nothing": 0.5})
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="lr_scales has .* for 'norm.weight'; expected a number"):
+            make_optimizers(make_model(), lr=1e-3, lr_scales={"norm.weight": wrong})
