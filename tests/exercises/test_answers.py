@@ -12,6 +12,7 @@ from plm_tutorial.exercises import (
     language_models,
     preface,
     pretrained_models,
+    scaling_out,
     tokenization,
     transformer,
 )
@@ -21,6 +22,7 @@ from tests.exercises import (
     test_language_models,
     test_preface,
     test_pretrained_models,
+    test_scaling_out,
     test_tokenization,
     test_transformer,
 )
@@ -33,6 +35,7 @@ TOPICS = {
     transformer: test_transformer,
     pretrained_models: test_pretrained_models,
     frameworks: test_frameworks,
+    scaling_out: test_scaling_out,
 }
 RIGHT = [(topic, *case) for topic, answers in TOPICS.items() for case in answers.RIGHT]
 WRONG = [(topic, *case) for topic, answers in TOPICS.items() for case in answers.WRONG]
