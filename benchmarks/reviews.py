@@ -55,9 +55,11 @@ def main() -> None:
 
 def keep(run: Path, name: str) -> None:
     """Put the trained model, in 16 bits, its tokenizer and its log into the artifact's folder."""
-    tokenizer = pretrained.load_tokenizer(run)
-    pretrained.export(load_model(run, dtype=torch.float16), artifacts() / name, tokenizer, overwrite=True)
-    shutil.copyfile(run / "log.csv", artifacts() / name / "log.csv")
+    folder, tokenizer = artifacts() / name, pretrained.load_tokenizer(run)
+    if not (folder / "config.json").is_file():  # no model yet, at most its tokenizer
+        shutil.rmtree(folder, ignore_errors=True)
+    pretrained.export(load_model(run, dtype=torch.float16), folder, tokenizer, overwrite=True)
+    shutil.copyfile(run / "log.csv", folder / "log.csv")
 
 
 # ------------------------------------------------------------------------------------------------------------- causal
