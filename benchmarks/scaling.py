@@ -23,7 +23,6 @@ from sweep import kept
 from plm_tutorial.experiments.review_tokens import review_tokens
 from plm_tutorial.experiments.scaling import (
     LENGTH,
-    copying,
     count_parameters,
     fixed_rows,
     labelled_reviews,
@@ -85,7 +84,7 @@ class Study:
         self.keep("far", f"reviews_causal-{file_sha256(folder / 'model.safetensors')[:8]}", work)
 
     def measured(self, model: Decoder) -> dict:
-        return measure(model, self.rows) | {"copying": copying(model), "probe": probe(model, *self.probed)}
+        return measure(model, self.rows) | {"probe": probe(model, *self.probed)}
 
     def keep(self, role: str, key: str, work: Callable[[], dict]) -> dict:
         row = kept(self.name, key, work)

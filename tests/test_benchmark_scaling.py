@@ -12,7 +12,7 @@ import pytest
 from plm_tutorial import records
 
 COLUMNS = {"role", "width", "parameters", "non_embedding", "tokens", "flops", "seed", "rate", "validation_loss"}
-COLUMNS |= {"exact_1", "exact_2", "exact_4", "exact_8", "copying", "probe"}
+COLUMNS |= {"exact_1", "exact_2", "exact_4", "exact_6", "probe"}
 SCORES = {
     "runs",
     "of these, to fit the law to",

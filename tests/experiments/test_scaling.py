@@ -80,23 +80,6 @@ def test_runs_right_by_hand():
     assert scaling.runs_right(right, 4) == pytest.approx(1 / 2)
 
 
-class Copier(torch.nn.Module):
-    """Says what came so many tokens before, as if it had the skill."""
-
-    def __init__(self, back: int):
-        super().__init__()
-        self.config, self.back = scaling.recipe(16, vocab_size=40), back
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, ids):
-        return torch.nn.functional.one_hot(ids.roll(self.back, dims=1), 40).float()
-
-
-def test_copying_is_measured_on_the_second_copy():
-    assert scaling.copying(Copier(63)) == 1.0  # the successor of what stood here one copy ago
-    assert scaling.copying(Copier(64)) < 0.2
-
-
 def test_probe_finds_what_the_features_hold(file):
     torch.manual_seed(0)
     model = Decoder(scaling.recipe(16, vocab_size=40))
