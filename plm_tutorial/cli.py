@@ -1,4 +1,4 @@
-"""The command line: ``plm-tutorial fetch``, ``doctor``, ``export`` and ``pretrain``.
+"""The command line: ``plm-tutorial fetch``, ``doctor``, ``export``, ``pretrain``, ``finetune``, ``predict``, ``eval``.
 
 In: arguments. Out: calls of the package; its errors become one message and exit code 1. What a command needs is
 imported when it runs, so that ``--help`` and ``fetch`` never wait for torch.
@@ -6,13 +6,18 @@ imported when it runs, so that ``--help`` and ``fetch`` never wait for torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from plm_tutorial import __version__, assets
+
+if TYPE_CHECKING:
+    from plm_tutorial.finetuning import Scores
 
 app = typer.Typer(
     help="Weights, data and checks for the book *Large-Scale Pretrained Language Models: Principles and Practice*.",
@@ -85,16 +90,13 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder, if it is a model's.")] = False,
 ) -> None:
     """Write a model, in float32, and its tokenizer, if it has one, as a folder that Transformers opens."""
-    from plm_tutorial import pretrained
+    with _clear_errors():
+        from plm_tutorial import pretrained
 
-    try:
         loaded = pretrained.load_model(model, device="cpu")
         has_none = Path(model).is_dir() and not (Path(model) / "tokenizer.json").exists()
         tokenizer = None if has_none else pretrained.load_tokenizer(model)
         folder = pretrained.export(loaded, folder, tokenizer, overwrite=overwrite)
-    except (ValueError, OSError) as error:
-        typer.echo(f"plm-tutorial: {error}", err=True)
-        raise typer.Exit(1) from None
     for file in sorted(folder.iterdir()):
         typer.echo(f"{file.name:40} {assets.readable(file.stat().st_size):>12}")
     typer.echo(folder)
@@ -108,16 +110,118 @@ def pretrain(
 
     On several GPUs: torchrun --nproc-per-node 8 -m plm_tutorial.cli pretrain --config FILE
     """
-    from plm_tutorial import pretraining
+    with _clear_errors():
+        from plm_tutorial import pretraining
+
+        scores = pretraining.pretrain(config, typer.echo)
+    for name, value in scores.items():
+        typer.echo(f"{name:40} {value:>12,.4g}" if isinstance(value, float) else f"{name:40} {value:>12,}")
+
+
+class Method(StrEnum):
+    """What `finetune` trains."""
+
+    full = "full"
+    lora = "lora"
+    head = "head"
+
+
+@app.command()
+def finetune(
+    data: Annotated[Path, typer.Option("--data", help="A CSV, TSV, JSON lines or Parquet file.")],
+    text: Annotated[str, typer.Option("--text", help="Its column of texts.")],
+    label: Annotated[str, typer.Option("--label", help="Its column of classes.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
+    model: Annotated[str, typer.Option(help="The encoder: a registry name, a folder or a hub id.")] = "minilm",
+    method: Annotated[
+        Method, typer.Option(help="Train all parameters, a LoRA adapter and the head, or the head alone.")
+    ] = Method.full,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes through the training texts; left out: 3, or as many as make 200 steps.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Texts of a batch.")] = 32,
+    length: Annotated[
+        int | None, typer.Option(help="The most tokens of a text; left out: what most texts need, up to 256.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="The peak learning rate; left out: one that suits the method.")
+    ] = None,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Give rare classes more weight.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the splits, the new head and the order of the texts.")] = 0,
+) -> None:
+    """Make a classifier of texts from your own file, or go on with one that was stopped: the same command again.
+
+    The folder holds the model, its scores on texts that were kept apart, a confusion plot and a model card.
+    """
+    with _clear_errors():
+        from plm_tutorial import finetuning
+
+        config = finetuning.FinetuningConfig(
+            str(data), text, label, str(out), model, method.value, epochs, batch, length, lr, balanced, seed
+        )
+        _show(finetuning.finetune(config, typer.echo))
+    typer.echo(f"\nthe model, its card and its errors: {out}\nplm-tutorial predict --model {out} --data FILE")
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Option("--model", help="A folder made by finetune, or a hub id of a classifier.")],
+    data: Annotated[Path, typer.Option("--data", help="A CSV, TSV, JSON lines or Parquet file.")],
+    out: Annotated[Path, typer.Option("--out", help="The CSV to write.")] = Path("predictions.csv"),
+    text: Annotated[str | None, typer.Option("--text", help="Its column of texts; left out: as in training.")] = None,
+) -> None:
+    """Say to which class each text of a file belongs, and how sure the classifier is."""
+    with _clear_errors():
+        from plm_tutorial import finetuning
+
+        typer.echo(finetuning.predict(model, data, out, text, typer.echo))
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="A folder made by finetune, or a hub id of a classifier.")],
+    data: Annotated[Path, typer.Option("--data", help="A CSV, TSV, JSON lines or Parquet file with classes.")],
+    text: Annotated[str | None, typer.Option("--text", help="Its column of texts; left out: as in training.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="Its column of classes; left out: as in training.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="A PNG to write: the confusion matrix.")] = None,
+) -> None:
+    """Measure a classifier on another file."""
+    with _clear_errors():
+        from plm_tutorial import finetuning, model_card
+
+        scores = finetuning.evaluate(model, data, text, label, typer.echo)
+        _show(scores)
+        if plot is not None:
+            model_card.draw(scores.matrix, scores.names, plot)
+
+
+def _show(scores: Scores) -> None:
+    """Print a row a class, and what all together are worth."""
+    from rich.console import Console
+    from rich.table import Table
+
+    numbers, table = scores.numbers(), Table("class", "precision", "recall", "F1", "texts")
+    for name, row in scores.table().iterrows():
+        cells = ("–" if row[key] != row[key] else f"{row[key]:.3f}" for key in ("precision", "recall", "F1"))
+        table.add_row(str(name), *cells, f"{row['support']:,.0f}")
+    Console().print(table)
+    for name in ("accuracy", "macro-F1"):
+        value, low, high = (numbers[f"test {name}{end}"] for end in ("", ", low", ", high"))
+        typer.echo(f"{name:10} {value:.3f}, 95 % interval {low:.3f} to {high:.3f}")
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Make one message, and exit code 1, of an error of ours."""
     from plm_tutorial.training import CheckpointError, TrainingError
 
     try:
-        scores = pretraining.pretrain(config, typer.echo)
+        yield
     except (ValueError, OSError, CheckpointError, TrainingError) as error:
         typer.echo(f"plm-tutorial: {error}", err=True)
         raise typer.Exit(1) from None
-    for name, value in scores.items():
-        typer.echo(f"{name:40} {value:>12,.4g}" if isinstance(value, float) else f"{name:40} {value:>12,}")
 
 
 if __name__ == "__main__":  # for torchrun, which starts modules

@@ -215,9 +215,11 @@ def _with_head(
     if head == "none":
         if n_labels is not None:
             raise ValueError(f"n_labels is {n_labels}, but head='none' leaves the model without labels; leave it out")
-        return replace(config, head=None, n_labels=None), family.head_names(config), False
+        return replace(config, head=None, n_labels=None, label_names=None), family.head_names(config), False
     own = config.n_labels if config.head == head else None
-    asked = replace(config, head=head, n_labels=own if n_labels is None else n_labels)
+    n_asked = own if n_labels is None else n_labels
+    names_asked = config.label_names if own is not None and n_asked == own else None
+    asked = replace(config, head=head, n_labels=n_asked, label_names=names_asked)
     if says_head:
         has_it = config.head == head
     else:

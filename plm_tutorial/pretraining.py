@@ -24,11 +24,10 @@ from typing import Any
 
 import tokenizers
 import torch
-from filelock import FileLock
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from plm_tutorial import assets, evaluation, pretrained, runtime, text
+from plm_tutorial import assets, evaluation, pretrained, runs, runtime, text
 from plm_tutorial.batches import Batches, Masking, PackedRows, TokenFile, write_tokens
 from plm_tutorial.models import Bert, BertConfig
 from plm_tutorial.models.decoder import Decoder, DecoderConfig
@@ -355,7 +354,7 @@ def prepare(config: PretrainingConfig, say: Callable[[str], None] = print) -> Pr
     """
     folder = Path(config.run.folder).expanduser()
     hashes = data_hashes(config.data)
-    with _locked(folder):
+    with runs.locked(folder, "[run] folder"):
         _remember(folder, config, hashes)
         place = folder / "data"
         place.mkdir(exist_ok=True)
@@ -377,20 +376,6 @@ def prepare(config: PretrainingConfig, say: Callable[[str], None] = print) -> Pr
     return Prepared(tokenizer, files["train"], files["validation"], scored, hashes | made)
 
 
-def _locked(folder: Path) -> FileLock:
-    """Make the run's folder and return its lock, held."""
-    known = (folder / ".lock", folder / "run.json")
-    if folder.is_dir() and any(folder.iterdir()) and not any(file.exists() for file in known):
-        raise ValueError(f"[run] folder: {folder} holds files and no run; choose another, which is made")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire()
-    except OSError as error:
-        raise ValueError(f"[run] folder: {folder} cannot be written to: {error}; choose another") from error
-    return lock
-
-
 def _remember(folder: Path, config: PretrainingConfig, hashes: dict[str, str]) -> None:
     """Write down what the run is made of. What has been trained with something else is refused."""
     # [training] is compared by `fit`; where the data lies, what is scored and on how many processes changes no bit.
@@ -398,18 +383,10 @@ def _remember(folder: Path, config: PretrainingConfig, hashes: dict[str, str]) -
     now["data"] = {k: v for k, v in now["data"].items() if k not in ("source", "scored")} | {"files": hashes}
     now["model"] = now["model"] | {"family": now.pop("family")}
     now["run"] = {"seed": config.run.seed}
-    path = folder / "run.json"
-    then = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if then == now:
-        return
-    if any((folder / "checkpoints").glob("step-*")):
-        name, key = next((n, k) for n in now for k in then[n] | now[n] if then[n].get(k) != now[n].get(k))
-        raise ValueError(
-            f"{folder} holds a run with [{name}] {key} = {then[name].get(key)!r}, now it is {now[name].get(key)!r}; "
-            "restore that, or choose another [run] folder"
-        )
-    shutil.rmtree(folder / "data", ignore_errors=True)  # of an attempt that did not come to training
-    _write_json(path, now)
+    flat = {f"[{name}] {key}": value for name, values in now.items() for key, value in values.items()}
+    begun = any((folder / "checkpoints").glob("step-*"))
+    if runs.remember(folder, flat, "[run] folder", begun=begun):
+        shutil.rmtree(folder / "data", ignore_errors=True)  # of an attempt that did not come to training
 
 
 def _tokenizer(config: PretrainingConfig, path: Path, say: Callable[[str], None]) -> tokenizers.Tokenizer:
@@ -499,7 +476,7 @@ def pretrain(path: str | Path, say: Callable[[str], None] = print) -> dict[str, 
     model = _model(model_config)
     model.load_state_dict(state)
     scores = _scores(config, ready, history, model.to(process.device).eval())
-    _keep(folder, model.cpu(), ready.tokenizer)
+    runs.keep_model(folder, model.cpu(), ready.tokenizer)
     record = Record(
         folder.name,
         f"plm-tutorial pretrain --config {path}",
@@ -509,7 +486,7 @@ def pretrain(path: str | Path, say: Callable[[str], None] = print) -> dict[str, 
         [config.run.seed],
         scores,
     )
-    _write_json(folder / "record.json", {key: value for key, value in asdict(record).items() if key != "name"})
+    runs.write_json(folder / "record.json", {key: value for key, value in asdict(record).items() if key != "name"})
     return scores
 
 
@@ -568,20 +545,3 @@ def _scores(config: PretrainingConfig, ready: Prepared, history: History, model:
     scores["training tokens"] = int(sum(history.column("tokens")))
     scores["training seconds"] = sum(history.column("seconds"))
     return scores
-
-
-def _keep(folder: Path, model: nn.Module, tokenizer: tokenizers.Tokenizer) -> None:
-    """Put model, tokenizer and log into the run's folder, the configuration last: with it the model is complete."""
-    for left in (folder / "export", *folder.glob(".export.*")):  # of a run that was stopped here
-        shutil.rmtree(left, ignore_errors=True)
-    part = pretrained.export(model, folder / "export", tokenizer)
-    shutil.copyfile(folder / "checkpoints" / "log.csv", part / "log.csv")
-    for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
-        os.replace(file, folder / file.name)
-    part.rmdir()
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)

@@ -71,6 +71,24 @@ def test_time_to_loss_runs_and_records(tmp_path, monkeypatch, root, capsys):
     assert "time_to_loss: " not in capsys.readouterr().out, "finished runs are not run again"
 
 
+def test_the_fine_tuning_benchmark_runs_and_records(tmp_path, monkeypatch, root, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(records, "artifacts", lambda: tmp_path)
+    monkeypatch.setattr(sys, "argv", ["finetuning", "--texts", "64", "--seeds", "1"])
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    path = str(root / "benchmarks" / "finetuning.py")
+    runpy.run_path(path, run_name="__main__")
+    record = records.recorded("finetuning")
+    assert record.scores["times as fast as transformers, median of the seeds"] > 0
+    ours, theirs = (record.scores[f"{name}: tokens an epoch, padding included"] for name in ("ours", "transformers"))
+    assert ours < theirs, "texts of about equal length share a batch"
+    runs = record.table("runs")
+    assert set(runs["program"]) == {"ours", "transformers"} and runs["accuracy"].between(0, 1).all()
+    capsys.readouterr()
+    runpy.run_path(path, run_name="__main__")
+    assert "finetuning: " not in capsys.readouterr().out, "finished runs are not run again"
+
+
 TINY = {
     "causal": """
 [objective]

@@ -76,6 +76,7 @@ class BertConfig:
     )
     head: str | None = None  # what is computed of the hidden states: None, "mlm", "sequence", "token" or "span"
     n_labels: int | None = None  # of the heads "sequence" and "token"
+    label_names: tuple[str, ...] | None = None  # how the labels are called, in order; None: by their numbers
     tied: bool = True  # the output layer of the head "mlm" is the token embedding
     head_dropout: float | None = None  # in training: inside a head; None: as dropout
     pooling: str = "first"  # what the head "sequence" reads: the first position, as published; else "mean" or "max"
@@ -96,6 +97,8 @@ class BertConfig:
             raise ValueError(
                 f"n_labels is {self.n_labels}, head is {self.head!r}; only {' and '.join(LABELLED)} have labels"
             )
+        if self.label_names is not None and len(self.label_names) != self.n_labels:
+            raise ValueError(f"label_names has {len(self.label_names)} names, n_labels is {self.n_labels}")
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling is {self.pooling!r}; implemented here: {', '.join(POOLINGS)}")
         if self.pooling != "first" and self.head != "sequence":
@@ -138,6 +141,7 @@ class BertConfig:
             pad_id=pad_id,
             head=head,
             n_labels=_n_labels(values) if head in LABELLED else None,
+            label_names=_label_names(values) if head in LABELLED else None,
             tied=values.get("tie_word_embeddings", True),
             head_dropout=values.get("classifier_dropout"),
         )
@@ -176,7 +180,7 @@ class BertConfig:
         if roberta:
             values |= {"pad_token_id": self.pad_id, "bos_token_id": None, "eos_token_id": None}
         if self.n_labels is not None:
-            labels = [f"LABEL_{i}" for i in range(self.n_labels)]
+            labels = self.label_names or [f"LABEL_{i}" for i in range(self.n_labels)]
             values["id2label"] = {str(i): label for i, label in enumerate(labels)}
             values["label2id"] = {label: i for i, label in enumerate(labels)}
         return values
@@ -194,6 +198,15 @@ def _n_labels(values: Mapping[str, Any]) -> Any:
     """Return the number of labels; where a ``config.json`` gives no names for them it means two."""
     names = values.get("id2label")
     return len(names) if isinstance(names, Mapping) else values.get("num_labels", 2)
+
+
+def _label_names(values: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the labels' names, in order; None if they have none, or only their numbers."""
+    names = values.get("id2label")
+    if not isinstance(names, Mapping):
+        return None
+    found = tuple(str(names.get(str(i), names.get(i))) for i in range(len(names)))
+    return None if found == tuple(f"LABEL_{i}" for i in range(len(names))) else found
 
 
 class BertEmbeddings(nn.Module):
