@@ -3,10 +3,11 @@
     python benchmarks/time_to_loss.py        about half an hour; writes artifacts/time_to_loss/record.json
 
 The reference is `GPT2LMHeadModel` without dropout, trained 600 steps with AdamW, warm-up and cosine, with the best of
-three learning rates. Ours is `modern_recipe` with Muon, of the same width, depth, heads and vocabulary, in complete
-runs of fewer steps, with the best of three learning rates of its matrices. Same rows, same batches, same validation
-rows, on which all rates are chosen. What a step takes is measured in turns; a run's time is its steps times that. The
-process keeps freed memory (`runtime.keep_freed_memory`), which speeds up both.
+three learning rates. Ours is `modern_recipe` with Muon and an output layer of its own, of the same width, depth, heads
+and vocabulary, in complete runs of fewer steps. It has two learning rates, one of the tables and one of the matrices
+inside, the best of six pairs: tables and matrices want rates that are far apart. Same rows, same batches, same
+validation rows, on which all rates are chosen. What a step takes is measured in turns; a run's time is its steps times
+that. The process keeps freed memory (`runtime.keep_freed_memory`), which speeds up both.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from statistics import mean, median
 
 import torch
@@ -37,8 +39,8 @@ SHAPE = {"context_length": 128, "d_model": 128, "n_layers": 4, "n_heads": 4, "d_
 ROWS, SEEDS = 16, (0, 1, 2)
 REFERENCE = TrainingConfig(steps=600, lr=1e-3, warmup=50, shape="cosine", floor=0.1)
 REFERENCE_RATES = (1e-3, 2e-3, 4e-3)
-OURS = TrainingConfig(steps=100, lr=3e-3, muon_lr=1e-2, optimizer="muon", warmup=10, shape="wsd", decay=0.4)
-OUR_RATES = (5e-3, 1e-2, 2e-2)
+OURS = TrainingConfig(steps=100, lr=2e-2, muon_lr=5e-3, optimizer="muon", warmup=10, shape="wsd", decay=0.4)
+OUR_RATES = tuple(product((2e-2, 4e-2), (2.5e-3, 5e-3, 1e-2)))  # of the tables, of the matrices
 
 
 class Reference(nn.Module):
@@ -68,7 +70,7 @@ def models(vocab_size: int) -> dict[str, Callable[[], nn.Module]]:
     return {
         "transformers, GPT-2": lambda: Reference(vocab_size),
         "ours, GPT-2": lambda: Decoder(gpt2_recipe(vocab_size, **SHAPE)),
-        "ours, modern": lambda: Decoder(modern_recipe(vocab_size, **SHAPE)),
+        "ours, modern": lambda: Decoder(modern_recipe(vocab_size, tied=False, **SHAPE)),
     }
 
 
@@ -129,19 +131,25 @@ def main() -> None:
         key = f"{name.replace(', ', '-').replace(' ', '-')}-{config.steps}-{config.lr:g}-{config.muon_lr}-{config.seed}"
         return kept(options.study, key, lambda: run(makes[name], config, options.batches))["nats per token"]
 
-    warmup = min(REFERENCE.warmup, options.steps // 4)
-    reference = replace(REFERENCE, steps=options.steps, warmup=warmup)
-    reference = min((replace(reference, lr=lr) for lr in REFERENCE_RATES), key=lambda config: loss(theirs, config))
-    steps = [max(2, round(options.steps * share)) for share in (1 / 8, 1 / 6, 1 / 4)]
-    ours = [replace(OURS, steps=steps[1], warmup=min(OURS.warmup, steps[1] // 4), muon_lr=lr) for lr in OUR_RATES]
-    ours = min(ours, key=lambda config: loss(modern, config))
-
     def of_seeds(name: str, config: TrainingConfig) -> list[float]:
         return [loss(name, replace(config, seed=seed)) for seed in SEEDS]
 
+    warmup = min(REFERENCE.warmup, options.steps // 4)
+    reference = replace(REFERENCE, steps=options.steps, warmup=warmup)
+    candidates = [replace(reference, lr=lr) for lr in REFERENCE_RATES]
+    reference = min(candidates, key=lambda config: mean(of_seeds(theirs, config)))  # high rates depend on the seed
+    steps = [max(2, round(options.steps * share)) for share in (1 / 8, 1 / 6, 3 / 16, 1 / 4)]
+    ours = replace(OURS, steps=steps[1], warmup=min(OURS.warmup, steps[1] // 4))
+    tried = [replace(ours, lr=tables, muon_lr=matrices) for tables, matrices in OUR_RATES]
+    ours = min(tried, key=lambda config: loss(modern, config))
+
     goals = of_seeds(theirs, reference)
     reached = {n: of_seeds(modern, replace(ours, steps=n)) for n in steps}
-    enough = min((n for n in steps if all(a <= b for a, b in zip(reached[n], goals, strict=True))), default=None)
+    # At least as good: on average, and with the worst seed against the best.
+    enough = {
+        "the mean of seeds": next((n for n in steps if mean(reached[n]) <= mean(goals)), None),
+        "our worst seed": next((n for n in steps if max(reached[n]) <= min(goals)), None),
+    }
 
     configs = {theirs: reference, gpt2: reference, modern: ours}
     programs = {name: stepper(make, configs[name], options.timed_steps) for name, make in makes.items()}
@@ -154,6 +162,7 @@ def main() -> None:
         "reference: steps": options.steps,
         "reference: best learning rate": reference.lr,
         "reference: validation nats per token, mean of seeds": mean(goals),
+        "ours: best learning rate of the tables": ours.lr,
         "ours: best learning rate of the matrices": ours.muon_lr,
         "GPT-2, tokens/s: ours against transformers": same_code.median,
         "GPT-2, tokens/s: the same, low end of the 95 % interval": same_code.low,
@@ -162,16 +171,17 @@ def main() -> None:
         "float32 matmul, GFLOP/s": round(peak / 1e9, 1),
     }
     for n in steps:
-        gap = [a - b for a, b in zip(reached[n], goals, strict=True)]
         scores[f"ours after {n} steps: nats per token, mean of seeds"] = mean(reached[n])
-        scores[f"ours after {n} steps: nats above the reference, worst seed"] = max(gap)
+        scores[f"ours after {n} steps: nats above the reference, mean of seeds"] = mean(reached[n]) - mean(goals)
         scores[f"ours after {n} steps: share of the reference's time"] = n / options.steps * per_step.median
-    if enough is not None:
-        share = enough / options.steps
-        scores["ours: steps until every seed is at least as good"] = enough
-        scores["ours: share of the reference's time until then"] = share * per_step.median
-        scores["ours: the same, low end of the 95 % interval"] = share * per_step.low
-        scores["ours: the same, high end of the 95 % interval"] = share * per_step.high
+    for which, n in enough.items():
+        if n is not None:
+            against = "mean" if which.startswith("the mean") else "best seed"
+            what = f"ours: until {which} is as good as the reference's {against}"
+            scores[f"{what}, steps"] = n
+            scores[f"{what}, share of its time"] = n / options.steps * per_step.median
+            scores[f"{what}, share of its time, low end of the 95 % interval"] = n / options.steps * per_step.low
+            scores[f"{what}, share of its time, high end of the 95 % interval"] = n / options.steps * per_step.high
     rows = [("", "tokens/s", "of the matmul rate", "GFLOP a step")]
     tokens = options.timed_steps * ROWS * SHAPE["context_length"]
     for name, make in makes.items():

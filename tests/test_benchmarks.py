@@ -65,7 +65,7 @@ def test_time_to_loss_runs_and_records(tmp_path, monkeypatch, root, capsys):
     table = records.recorded("time_to_loss").table("runs")
     assert set(table.seed) == {0, 1, 2} and table.nats.between(5, 9).all()
     kept = sorted((tmp_path / "runs" / "time_to_loss").glob("*.json"))
-    assert len(kept) >= 3 + 2 + 3 + 2, "three rates of each model, two more seeds"
+    assert len(kept) >= 3 * 3 + 6 + 2, "three rates with three seeds, six pairs, two more seeds"
     capsys.readouterr()
     _scores("time_to_loss", tmp_path, monkeypatch, root, *sizes)
     assert "time_to_loss: " not in capsys.readouterr().out, "finished runs are not run again"

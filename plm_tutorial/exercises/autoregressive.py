@@ -36,7 +36,7 @@ def _count(answer):
     expect_equal(examples, wanted[0], "examples of a batch")
     expect(separate != 8 * 128 - 6, "separate: at a border one label is left out, not two; the token before it is told")
     expect_equal(separate, wanted[1], "examples of a batch with separate documents")
-    expect(steps != math.ceil((7_000_000 - 1) // 128 / 8), "steps: a seventh of the last batch is from the next pass")
+    expect(steps != math.ceil((7_000_000 - 1) // 128 / 8), "steps: an eighth of the last batch is from the next pass")
     expect_equal(steps, wanted[2], "whole steps of a pass")
 
 

@@ -198,6 +198,9 @@ class Law:
         N, D = np.asarray(parameters, float), np.asarray(tokens, float)
         return self.E + self.A / N**self.alpha + self.B / D**self.beta
 
+    def __str__(self) -> str:
+        return f"E = {self.E:.3f}, A = {self.A:.4g}, α = {self.alpha:.3f}, B = {self.B:.4g}, β = {self.beta:.3f}"
+
     def best(self, flops: float) -> tuple[float, float]:
         """Return the parameters and tokens of the lowest loss for a budget of C = 6 N D (their equation 4)."""
         G = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))

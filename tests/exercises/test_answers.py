@@ -8,20 +8,24 @@ import pytest
 
 from plm_tutorial.exercises import (
     attention,
+    autoregressive,
     frameworks,
     language_models,
     preface,
     pretrained_models,
+    scaling,
     scaling_out,
     tokenization,
     transformer,
 )
 from tests.exercises import (
     test_attention,
+    test_autoregressive,
     test_frameworks,
     test_language_models,
     test_preface,
     test_pretrained_models,
+    test_scaling,
     test_scaling_out,
     test_tokenization,
     test_transformer,
@@ -33,8 +37,10 @@ TOPICS = {
     tokenization: test_tokenization,
     attention: test_attention,
     transformer: test_transformer,
+    autoregressive: test_autoregressive,
     pretrained_models: test_pretrained_models,
     frameworks: test_frameworks,
+    scaling: test_scaling,
     scaling_out: test_scaling_out,
 }
 RIGHT = [(topic, *case) for topic, answers in TOPICS.items() for case in answers.RIGHT]
