@@ -71,6 +71,13 @@ def test_time_to_loss_runs_and_records(tmp_path, monkeypatch, root, capsys):
     assert "time_to_loss: " not in capsys.readouterr().out, "finished runs are not run again"
 
 
+def test_the_modern_recipe_was_there_in_a_quarter_of_the_time():
+    scores = records.recorded("time_to_loss").scores
+    name = "ours: until our worst seed is as good as the reference's best seed, share of its time"
+    assert scores[f"{name}, high end of the 95 % interval"] <= 1 / 4
+    assert scores["GPT-2, tokens/s: ours against transformers"] >= 0.95
+
+
 def test_the_fine_tuning_benchmark_runs_and_records(tmp_path, monkeypatch, root, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(records, "artifacts", lambda: tmp_path)
