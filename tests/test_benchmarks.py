@@ -58,7 +58,7 @@ def test_time_to_loss_runs_and_records(tmp_path, monkeypatch, root, capsys):
     tokenizer = records.artifact_file("reviews_causal", "tokenizer.json")
     monkeypatch.setattr("plm_tutorial.experiments.review_tokens._tokenizer_file", lambda: tokenizer)
     monkeypatch.chdir(tmp_path)
-    sizes = ("--timed-steps", "1", "--steps", "8", "--batches", "1")
+    sizes = ("--timed-steps", "1", "--steps", "4", "--batches", "1")
     scores = _scores("time_to_loss", tmp_path, monkeypatch, root, *sizes)
     assert {f"{name}: tokens/s" for name in ("transformers, GPT-2", "ours, GPT-2", "ours, modern")} <= scores.keys()
     assert 0 < scores["transformers, GPT-2: share of the matmul rate"] < 1.5
