@@ -4,7 +4,8 @@
 
 Their loop is what tutorials show: `BertForSequenceClassification`, shuffled batches, each padded to its longest text.
 Ours puts texts of about equal length into a batch. The same weights, new head, learning rates, number of batches and
-optimizer; the same validation reviews. Times are of whole epochs of 3,000 reviews, run in turn, one pair a seed; a finished one is kept.
+optimizer; the same validation reviews. Times are of whole epochs of 3,000 reviews, run in turn, one pair a seed; a
+finished one is kept.
 """
 
 from __future__ import annotations
