@@ -13,7 +13,7 @@ os.environ["RAYON_NUM_THREADS"] = "1"  # before the library starts its threads
 import time  # noqa: E402
 
 from plm_tutorial.records import write_record  # noqa: E402
-from plm_tutorial.text import reviews, split_table  # noqa: E402
+from plm_tutorial.text import reviews, split_hashes  # noqa: E402
 from plm_tutorial.tokenizers import BPETokenizer, train_bpe, train_fast_bpe  # noqa: E402
 
 VOCAB = 32_768
@@ -42,7 +42,7 @@ def main() -> None:
         "time of ours / time of the library, one thread each": round(ours_seconds / library_seconds, 2),
         "the same for merging alone, without cutting and counting the text": round(merging, 1),
     }
-    data = {f"{row['source']}/train": row["sha256"] for row in split_table() if row["split"] == "train"}
+    data = split_hashes("imdb/train", "rotten_tomatoes/train")
     print(write_record("bpe_parity", scores, command="python benchmarks/bpe_parity.py", data=data, seeds=[]))
     print(scores)
 

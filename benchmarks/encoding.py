@@ -21,7 +21,7 @@ from timing import bandwidth, in_turn, matmul_rate, print_table, ratio  # noqa: 
 from plm_tutorial import assets, load_model, load_tokenizer  # noqa: E402
 from plm_tutorial.embedding import embed  # noqa: E402
 from plm_tutorial.records import write_record  # noqa: E402
-from plm_tutorial.text import reviews, split_table  # noqa: E402
+from plm_tutorial.text import reviews, split_hashes  # noqa: E402
 
 
 @torch.inference_mode()
@@ -105,8 +105,7 @@ def main() -> None:
     }
     for n_threads in options.threads:
         scores |= measure(n_threads, programs, len(texts), 2 * weights * n_tokens, options.rounds)
-    data = {f"{row['source']}/{row['split']}": row["sha256"] for row in split_table()}
-    data = {"rotten_tomatoes/test": data["rotten_tomatoes/test"]}
+    data = split_hashes("rotten_tomatoes/test")
     print(write_record(options.name, scores, command="python benchmarks/encoding.py", data=data, seeds=[]))
 
 

@@ -25,12 +25,13 @@ from torch import nn
 
 from plm_tutorial import export, load_model, load_tokenizer, runtime
 from plm_tutorial.adaptation import class_logits
+from plm_tutorial.baselines import Labelled
 from plm_tutorial.batches import Batches, TextRows
 from plm_tutorial.evaluation import accuracy
-from plm_tutorial.experiments.sentiment import Labelled, labelled_reviews
+from plm_tutorial.experiments.sentiment import labelled_reviews
 from plm_tutorial.objectives import predict_classes
 from plm_tutorial.records import write_record
-from plm_tutorial.text import split_table
+from plm_tutorial.text import split_hashes
 from plm_tutorial.training import lr_at, make_optimizers, train_step
 
 BATCH, LENGTH, LR, DECAY = 32, 128, 1e-4, 0.01
@@ -147,8 +148,7 @@ def main() -> None:
     for name in PROGRAMS:
         scores[f"{name}: validation accuracy, mean of the seeds"] = mean(column(name, "accuracy"))
         scores[f"{name}: tokens an epoch, padding included"] = round(mean(column(name, "tokens")))
-    data = {f"{row['source']}/{row['split']}": row["sha256"] for row in split_table()}
-    used = {name: data[name] for name in ("rotten_tomatoes/train", "rotten_tomatoes/validation")}
+    used = split_hashes("rotten_tomatoes/train", "rotten_tomatoes/validation")
     command = "python benchmarks/finetuning.py"
     print(
         write_record(

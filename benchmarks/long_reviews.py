@@ -18,17 +18,17 @@ from functools import cache
 
 import numpy as np
 import torch
+from margins import in_points, margins, named, quality, rounded
 from sweep import kept
 
 from plm_tutorial import load_model, load_tokenizer
-from plm_tutorial.adaptation import class_logits
+from plm_tutorial.baselines import Labelled, tfidf_classifier
 from plm_tutorial.batches import CUTS, Batches, TextRows
-from plm_tutorial.evaluation import accuracy, paired_bootstrap
 from plm_tutorial.experiments.long_texts import mean_of_pieces, split_texts
-from plm_tutorial.experiments.sentiment import Labelled, labelled_reviews, tfidf_classifier
+from plm_tutorial.experiments.sentiment import labelled_reviews
 from plm_tutorial.objectives import predict_classes
 from plm_tutorial.records import write_record
-from plm_tutorial.text import split_table
+from plm_tutorial.text import split_hashes
 from plm_tutorial.training import TrainingConfig, fit
 
 SOURCE, NAME = "imdb", "long_reviews"
@@ -52,8 +52,8 @@ class Study:
     @property
     def key(self) -> str:
         """Name what a run depends on besides its rows, its learning rate and its seed."""
-        name = "".join(c if c.isalnum() else "-" for c in self.model)
-        return f"{name}-{self.n_train}-{self.n_validation}-{self.n_test}-{self.length}-{self.size}-{self.steps}"
+        reviews = f"{self.n_train}-{self.n_validation}-{self.n_test}"
+        return f"{named(self.model)}-{reviews}-{self.length}-{self.size}-{self.steps}"
 
 
 @cache
@@ -91,12 +91,6 @@ def train(study: Study, reading: str, rate: float, seed: int) -> dict:
     return result
 
 
-def margins(model: torch.nn.Module, rows: TextRows) -> list[float]:
-    """Return the logit of praise less the logit of blame of each row."""
-    logits = class_logits(model, rows)  # (N, 2)
-    return [round(float(margin), 4) for margin in logits[:, 1] - logits[:, 0]]
-
-
 def run(study: Study, reading: str, rate: float, seed: int) -> dict:
     """Return the result of a run, from an earlier call if there was one."""
     return kept(NAME, f"{reading}-{rate:g}-seed{seed}-{study.key}", lambda: train(study, reading, rate, seed))
@@ -106,9 +100,8 @@ def choose_rate(study: Study) -> tuple[float, list[dict]]:
     """Return the learning rate with the best validation accuracy, of equals the one with the lower loss, and all."""
     labels, tried = texts_of(study, "validation").labels, []
     for rate in RATES:
-        margin = np.array(run(study, "head", rate, study.seeds[0])["validation"])
-        loss = float(np.logaddexp(0, np.where(labels == 1, -margin, margin)).mean())
-        tried.append({"lr": rate, "validation accuracy": accuracy(labels, margin > 0), "validation loss": loss})
+        right, minus_loss = quality(labels, run(study, "head", rate, study.seeds[0])["validation"])
+        tried.append({"lr": rate, "validation accuracy": right, "validation loss": -minus_loss})
     best = max(tried, key=lambda row: (row["validation accuracy"], -row["validation loss"]))
     return best["lr"], tried
 
@@ -116,7 +109,7 @@ def choose_rate(study: Study) -> tuple[float, list[dict]]:
 def counted_words(study: Study, seed: int) -> list[float]:
     """Return the margins of TF-IDF with logistic regression, which reads the same reviews, and reads them whole."""
     model = tfidf_classifier(texts_of(study, "train", seed), texts_of(study, "validation"))
-    return [round(float(margin), 4) for margin in model.decision_function(texts_of(study, "test").texts)]
+    return rounded(model.decision_function(texts_of(study, "test").texts))
 
 
 def main() -> None:
@@ -162,10 +155,9 @@ def main() -> None:
     means = {reading: np.mean(some, axis=0) for reading, some in shares.items()}
     scores |= {f"{reading}: test accuracy": float(share.mean()) for reading, share in means.items()}
     for reading in ("tail", "both", "pieces", "head, then pieces"):
-        found = paired_bootstrap(means[reading], means["head"], n=10_000)
-        named = {"points": found.estimate, "low": found.low, "high": found.high}
-        scores |= {f"{reading} less head, {part}": 100 * value for part, value in named.items()}
-    hashes = {f"{row['source']}/{row['split']}": row["sha256"] for row in split_table() if row["source"] == SOURCE}
+        difference = in_points(means[reading], means["head"])
+        scores |= {f"{reading} less head, {part}": value for part, value in difference.items()}
+    hashes = split_hashes(*(f"{SOURCE}/{split}" for split in ("train", "validation", "test")))
     command = "python benchmarks/long_reviews.py"
     if options.name != NAME:
         command += f" --model {options.model} --name {options.name}"

@@ -30,7 +30,7 @@ from plm_tutorial.layers import record  # noqa: E402
 from plm_tutorial.models.decoder import Decoder, modern_recipe  # noqa: E402
 from plm_tutorial.objectives import IGNORED, predict_hidden, token_accuracy, token_loss  # noqa: E402
 from plm_tutorial.records import write_record  # noqa: E402
-from plm_tutorial.text import reviews, split_table  # noqa: E402
+from plm_tutorial.text import reviews, split_hashes  # noqa: E402
 from plm_tutorial.training import TrainingConfig, fit  # noqa: E402
 
 LENGTH = 64  # tokens of a row
@@ -240,8 +240,7 @@ def main() -> None:
     scores = {"parameters": sum(p.numel() for p in model.parameters()), "steps": size.steps}
     scores |= {"tokens of a run": size.steps * size.rows * LENGTH, "runs": len(runs)}
     scores |= {f"untrained model, {name}": value for name, value in at_start.items()}
-    data = {f"{row['source']}/{row['split']}": row["sha256"] for row in split_table()}
-    data = {name: data[name] for name in ("imdb/train", "imdb/validation")}
+    data = split_hashes("imdb/train", "imdb/validation")
     command = "python benchmarks/mask_rate.py" + (" --quick" if options.quick else "")
     tables = {"runs": runs, "curves": curves}
     print(write_record(options.name, scores, command=command, data=data, seeds=list(SEEDS), tables=tables))

@@ -26,7 +26,7 @@ from plm_tutorial.experiments.review_tokens import END, MASK, review_tokenizer, 
 from plm_tutorial.ngram import NGram
 from plm_tutorial.objectives import IGNORED, token_accuracy, token_loss
 from plm_tutorial.records import artifacts, write_record
-from plm_tutorial.text import reviews, split_table
+from plm_tutorial.text import reviews, split_hashes
 
 HELD_OUT = ("validation", "test")
 
@@ -43,7 +43,7 @@ def main() -> None:
     model = load_model(artifacts() / name).eval()
     scores = score_causal(model, config) if kind == "causal" else score_masked(model, config)
     scores |= {key: trained[key] for key in ("parameters", "training steps", "training tokens", "training seconds")}
-    data = {f"{row['source']}/{row['split']}": row["sha256"] for row in split_table() if row["source"] == "imdb"}
+    data = split_hashes("imdb/train", "imdb/validation", "imdb/test")
     read = json.loads((run / "record.json").read_text(encoding="utf-8"))["data"]
     data |= {key: value for key, value in read.items() if key.startswith("tokens of")}
     print(

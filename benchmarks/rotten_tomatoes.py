@@ -20,20 +20,20 @@ from functools import cache
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from margins import in_points, margins, named, quality, rounded
 from sweep import kept
 
 from plm_tutorial import load_model, load_tokenizer
-from plm_tutorial.adaptation import LoraConfig, class_logits, count_parameters, inject
+from plm_tutorial.adaptation import LoraConfig, count_parameters, inject
+from plm_tutorial.baselines import Labelled, tfidf_classifier
 from plm_tutorial.batches import Batches, TextRows
 from plm_tutorial.embedding import embed
-from plm_tutorial.evaluation import accuracy, paired_bootstrap
-from plm_tutorial.experiments.sentiment import Labelled, labelled_reviews, tfidf_classifier
+from plm_tutorial.evaluation import accuracy
+from plm_tutorial.experiments.sentiment import labelled_reviews
+from plm_tutorial.experiments.transfer import linear_probe
 from plm_tutorial.objectives import predict_classes
 from plm_tutorial.records import write_record
-from plm_tutorial.text import split_table
+from plm_tutorial.text import split_hashes
 from plm_tutorial.training import TrainingConfig, fit
 
 SOURCE = "rotten_tomatoes"
@@ -70,8 +70,7 @@ class Study:
     @property
     def key(self) -> str:
         """Name what a run depends on besides its method and seed."""
-        name = "".join(c if c.isalnum() else "-" for c in self.model)
-        return f"{name}-{self.n_train or 'all'}-{self.n_held_out or 'all'}-{self.size}-{self.length}"
+        return f"{named(self.model)}-{self.n_train or 'all'}-{self.n_held_out or 'all'}-{self.size}-{self.length}"
 
 
 @cache
@@ -109,40 +108,23 @@ def train(study: Study, method: str, rate: float, epochs: int, seed: int) -> dic
     return counted | {"training loss": tenths} | held_out
 
 
-def margins(model: torch.nn.Module, rows: TextRows) -> list[float]:
-    """Return the logit of praise less the logit of blame of each text."""
-    logits = class_logits(model, rows)  # (N, 2)
-    return rounded(logits[:, 1] - logits[:, 0])
-
-
-def rounded(margin: Sequence[float]) -> list[float]:
-    """Return margins as they are recorded, so that what is scored here is what a reader of the record scores."""
-    return [round(float(value), 4) for value in margin]
-
-
 def run(study: Study, method: str, rate: float, epochs: int, seed: int) -> dict:
     """Return the result of a run, from an earlier call if there was one."""
     key = f"{method}-{rate:g}-{epochs}-seed{seed}-{study.key}"
     return kept(SOURCE, key, lambda: train(study, method, rate, epochs, seed))
 
 
-def on_validation(study: Study, result: dict) -> tuple[float, float]:
-    """Return the accuracy on the validation snippets, and minus their loss, which decides between equals."""
-    labels, margin = texts_of(study, "validation").labels, np.array(result["validation"])
-    return accuracy(labels, margin > 0), -float(np.logaddexp(0, np.where(labels == 1, -margin, margin)).mean())
-
-
 def choose(study: Study, method: str) -> tuple[float, int, list[dict]]:
     """Return the best learning rate, the best number of epochs, and all that was tried. Test snippets play no part."""
-    first, tried = study.seeds[0], {}
+    labels, tried = texts_of(study, "validation").labels, {}
 
-    def quality(rate: float, epochs: int) -> tuple[float, float]:
-        tried[rate, epochs] = on_validation(study, run(study, method, rate, epochs, first))
+    def on_validation(rate: float, epochs: int) -> tuple[float, float]:
+        tried[rate, epochs] = quality(labels, run(study, method, rate, epochs, study.seeds[0])["validation"])
         return tried[rate, epochs]
 
     rates, epochs = METHODS[method].rates, METHODS[method].epochs
-    rate = max(rates, key=lambda one: quality(one, epochs[0]))
-    best = max(epochs, key=lambda one: quality(rate, one))
+    rate = max(rates, key=lambda one: on_validation(one, epochs[0]))
+    best = max(epochs, key=lambda one: on_validation(rate, one))
     rows = [
         {"method": method, "lr": lr, "epochs": n, "validation accuracy": right, "validation loss": -minus_loss}
         for (lr, n), (right, minus_loss) in tried.items()
@@ -165,14 +147,8 @@ def probe(study: Study) -> dict:
     encoder, tokenizer = load_model(study.model, head="none"), load_tokenizer(study.model)
     splits = ("train", "validation", "test")
     features = {s: embed(encoder, tokenizer, texts_of(study, s).texts).cpu().numpy() for s in splits}
-
-    def fitted(strength: float):
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
-        return model.fit(features["train"], texts_of(study, "train").labels)
-
-    labels = texts_of(study, "validation").labels
-    candidates = [fitted(strength) for strength in PROBE_STRENGTHS]
-    best = max(candidates, key=lambda model: accuracy(labels, model.predict(features["validation"])))
+    train, validation = ((features[s], texts_of(study, s).labels) for s in splits[:2])
+    best = linear_probe(*train, *validation, PROBE_STRENGTHS)
     return {split: rounded(best.decision_function(features[split])) for split in splits[1:]}
 
 
@@ -186,8 +162,7 @@ def compare(labels: np.ndarray, a: Sequence[np.ndarray], b: Sequence[np.ndarray]
         a, b: margins of a few trainings each, (N,); a snippet's value is the share of trainings that were right.
     """
     shares = [np.mean([(margin > 0) == labels for margin in some], axis=0) for some in (a, b)]
-    found = paired_bootstrap(*shares, n=10_000)
-    return {"points": 100 * found.estimate, "low": 100 * found.low, "high": 100 * found.high}
+    return in_points(*shares)
 
 
 def margin_table(study: Study, found: dict[str, dict]) -> list[dict]:
@@ -233,9 +208,8 @@ def main() -> None:
     for name, some in of_method.items():
         scores[f"{name}: test accuracy"] = float(np.mean([accuracy(labels, margin > 0) for margin in some]))
     for a, b in (("full", "TF-IDF"), ("LoRA", "full"), ("TF-IDF", "probe")):
-        named = compare(labels, of_method[a], of_method[b])
-        scores |= {f"{a} less {b}, {part}": value for part, value in named.items()}
-    hashes = {f"{row['source']}/{row['split']}": row["sha256"] for row in split_table() if row["source"] == SOURCE}
+        difference = compare(labels, of_method[a], of_method[b])
+        scores |= {f"{a} less {b}, {part}": value for part, value in difference.items()}
     command = "python benchmarks/rotten_tomatoes.py"
     if options.name != SOURCE:
         command += f" --model {options.model} --name {options.name}"
@@ -243,7 +217,7 @@ def main() -> None:
         options.name,
         scores,
         command=command,
-        data=hashes,
+        data=split_hashes(*(f"{SOURCE}/{split}" for split in ("train", "validation", "test"))),
         seeds=list(study.seeds),
         tables={"margins": margin_table(study, found), "choices": choices, "runs": runs},
     )

@@ -32,7 +32,7 @@ from plm_tutorial.experiments.review_tokens import review_tokens
 from plm_tutorial.models.decoder import Decoder, gpt2_recipe, modern_recipe
 from plm_tutorial.objectives import LossSum, predict_labels
 from plm_tutorial.records import write_record
-from plm_tutorial.text import split_table
+from plm_tutorial.text import split_hashes
 from plm_tutorial.training import TrainingConfig, fit, make_optimizers, train_step
 
 SHAPE = {"context_length": 128, "d_model": 128, "n_layers": 4, "n_heads": 4, "d_hidden": 512}
@@ -191,8 +191,7 @@ def main() -> None:
         scores[f"{name}: share of the matmul rate"] = round(share, 3)
         rows.append((name, f"{speed:,.0f}", f"{share:.0%}", f"{work / 1e9:.1f}"))
     print_table(rows)
-    sums = {f"{row['source']}/{row['split']}": row["sha256"] for row in split_table() if row["source"] == "imdb"}
-    used = {key: value for key, value in sums.items() if not key.endswith("test")}
+    used = split_hashes("imdb/train", "imdb/validation")
     runs = [{"model": theirs, "steps": options.steps, "seed": s, "nats": x} for s, x in zip(SEEDS, goals, strict=True)]
     for n in steps:
         runs += [{"model": modern, "steps": n, "seed": s, "nats": x} for s, x in zip(SEEDS, reached[n], strict=True)]

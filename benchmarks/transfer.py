@@ -28,10 +28,11 @@ import torch
 from sweep import kept
 
 from plm_tutorial.adaptation import LoraConfig, class_logits, count_parameters
+from plm_tutorial.baselines import Labelled, tfidf_classifier
 from plm_tutorial.batches import Batches, TextRows
 from plm_tutorial.embedding import embed
 from plm_tutorial.evaluation import paired_bootstrap
-from plm_tutorial.experiments.sentiment import Labelled, labelled_reviews, tfidf_classifier
+from plm_tutorial.experiments.sentiment import labelled_reviews
 from plm_tutorial.experiments.transfer import (
     BY_GRADIENT,
     LENGTH,
@@ -52,7 +53,7 @@ from plm_tutorial.experiments.transfer import (
 from plm_tutorial.models.bert import Bert
 from plm_tutorial.pretrained import load_tokenizer
 from plm_tutorial.records import write_record
-from plm_tutorial.text import split_table
+from plm_tutorial.text import split_hashes
 
 SOURCE, ELSEWHERE = "rotten_tomatoes", "imdb"
 BATCH = 32
@@ -394,12 +395,11 @@ def main() -> None:
     scores |= compare(results, most, "full fine-tuning", "linear probe", "elsewhere")
     used = [f"{SOURCE}/{split}" for split in ("train", "validation", "test")]
     used += [f"{ELSEWHERE}/{split}" for split in ("train", "test")]
-    sums = {f"{row['source']}/{row['split']}": row["sha256"] for row in split_table()}
     path = write_record(
         options.name,
         scores,
         command="python benchmarks/transfer.py",
-        data={name: sums[name] for name in used},
+        data=split_hashes(*used),
         seeds=list(study.seeds),
         tables={
             "runs": runs,

@@ -350,10 +350,17 @@ def split_table() -> list[dict]:
     Keys: ``source``, ``split``, ``rows``, ``groups`` (distinct), ``positive_share``, ``characters`` and ``sha256``
     (over the labels and texts in order).
     """
-    return [_describe(source, split, reviews(source, split)) for source in SPLITS for split in SPLIT_NAMES]
+    return [_describe(source, split) for source in SPLITS for split in SPLIT_NAMES]
 
 
-def _describe(source: str, split: str, part: datasets.Dataset) -> dict:
+def split_hashes(*names: str) -> dict[str, str]:
+    """Return the hashes of splits, as a record notes what it used: "imdb/train" -> SHA-256; without names, of all."""
+    names = names or tuple(f"{source}/{split}" for source in SPLITS for split in SPLIT_NAMES)
+    return {name: _describe(*name.split("/"))["sha256"] for name in names}
+
+
+def _describe(source: str, split: str) -> dict:
+    part = reviews(source, split)
     texts, labels = part["text"][:], part["label"][:]
     digest = hashlib.sha256()
     for text, label in zip(texts, labels, strict=True):

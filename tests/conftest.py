@@ -24,6 +24,37 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture
+def ax():
+    """Axes in the style of the book."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from plm_tutorial.figures import use_style
+
+    with matplotlib.rc_context():
+        use_style()
+        yield pyplot.subplots()[1]
+        pyplot.close("all")
+
+
+def words(ax) -> list[str]:
+    """Return what is written into axes."""
+    return [text.get_text() for text in ax.texts]
+
+
+def recorded_or_skip(name: str):
+    """Return a recorded study; until there is one its tests have nothing to look at."""
+    from plm_tutorial import records
+
+    try:
+        return records.recorded(name)
+    except records.RecordError:
+        pytest.skip(f"not recorded yet: python benchmarks/{name}.py")
+
+
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from plm_tutorial import records
 from plm_tutorial.models.decoder import Decoder
+from tests.conftest import recorded_or_skip
 
 
 @pytest.fixture
@@ -101,10 +101,7 @@ def test_the_study_runs_is_kept_and_recorded(ablations, tmp_path, monkeypatch, c
 
 
 def test_what_is_recorded_has_the_tables():
-    try:
-        record = records.recorded("ablations")
-    except records.RecordError:
-        pytest.skip("not recorded yet: python benchmarks/ablations.py")
+    record = recorded_or_skip("ablations")
     runs, effects = record.table("runs"), record.table("effects")
     assert len(record.seeds) >= 3 and len(effects) == 20
     assert (effects["low"] <= effects["nats saved"]).all() and (effects["nats saved"] <= effects["high"]).all()

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from plm_tutorial import records
+from tests.conftest import recorded_or_skip
 
 COLUMNS = {"role", "width", "parameters", "non_embedding", "tokens", "flops", "seed", "rate", "validation_loss"}
 COLUMNS |= {"exact_1", "exact_2", "exact_4", "exact_6", "probe"}
@@ -68,10 +69,7 @@ def test_it_runs_and_goes_on_where_it_was(benchmark, monkeypatch, capsys):
 
 
 def test_what_is_recorded_has_what_the_chapter_reads():
-    try:
-        record = records.recorded("scaling")
-    except records.RecordError:
-        pytest.skip("not recorded yet: python benchmarks/scaling.py")
+    record = recorded_or_skip("scaling")
     runs = record.table("runs")
     assert record.scores.keys() == SCORES and set(runs.columns) == COLUMNS
     assert runs.role.value_counts()["held out"] == 2 and runs.role.value_counts()["far"] == 1

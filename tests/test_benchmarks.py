@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from plm_tutorial import records
+from tests.conftest import recorded_or_skip
 
 
 def _scores(name, tmp_path, monkeypatch, root, *arguments):
@@ -47,10 +48,7 @@ def test_a_benchmark_runs_and_records(name, size, tmp_path, monkeypatch, root, c
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_what_is_recorded_has_the_fields(name):
-    try:
-        record = records.recorded(name)
-    except records.RecordError:
-        pytest.skip(f"not recorded yet: python benchmarks/{name}.py")
+    record = recorded_or_skip(name)
     assert _fields(name) <= record.scores.keys()
 
 

@@ -5,29 +5,13 @@ from __future__ import annotations
 import math
 import re
 
-import matplotlib
 import numpy as np
 import pytest
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
 
 from plm_tutorial.evaluation import confusion_matrix, reliability_bins
-from plm_tutorial.figures import use_style
 from plm_tutorial.figures.classification import draw_confusion, draw_learning_curves, draw_reliability
-
-
-@pytest.fixture()
-def ax():
-    with matplotlib.rc_context():
-        use_style()
-        _, ax = plt.subplots()
-        yield ax
-        plt.close("all")
-
-
-def words(ax) -> list[str]:
-    return [text.get_text() for text in ax.texts]
+from tests.conftest import words
 
 
 def labels_of(axis) -> list[str]:
@@ -62,7 +46,7 @@ def test_every_number_can_be_read_on_its_ground(ax):
         draw_confusion(ax, [[share, 1000 - share], [0, 1]])
     for image, text in zip(ax.images, ax.texts[::4], strict=True):
         ground = _luminance(image.to_rgba(image.get_array())[0, 0, :3])
-        ink = _luminance(matplotlib.colors.to_rgb(text.get_color()))
+        ink = _luminance(to_rgb(text.get_color()))
         assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) >= 4.5, text.get_text()
 
 

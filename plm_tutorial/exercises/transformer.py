@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal
+from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal, expect_tensor
 from plm_tutorial.layers import sinusoidal_positions
 from plm_tutorial.models.transformer import TransformerEncoder
 
@@ -18,9 +18,7 @@ check = exercises.check
 
 def _tensor(got: object, shape: tuple[int, ...], call: str) -> Tensor:
     """Return ``got`` as float64, or raise :class:`Wrong` if it is no tensor of this shape."""
-    expect(isinstance(got, Tensor), f"{call} gave a {type(got).__name__}; expected a tensor")
-    expect(got.shape == shape, f"{call} gave shape {tuple(got.shape)}, expected {shape}")
-    return got.detach().double()
+    return expect_tensor(got, shape, call).double()
 
 
 def _gap(a: Tensor, b: Tensor) -> float:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from plm_tutorial.baselines import Labelled, tfidf_classifier
+from plm_tutorial.baselines import Labelled
 from plm_tutorial.text import reviews
-
-__all__ = ["NAMES", "Labelled", "labelled_reviews", "tfidf_classifier"]
 
 NAMES = ("negative", "positive")  # of the labels 0 and 1
 

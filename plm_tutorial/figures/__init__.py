@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 # Eight colours that stay apart for colour-blind readers (Okabe and Ito's palette), darkened where 3:1 contrast
 # on white needs it.
 COLOURS = ["#0072b2", "#d55e00", "#008060", "#b0569a", "#8a6d00", "#2a7fb8", "#5b5b5b", "#a03a2c"]
+MARKERS = "osD^vPX*"  # as many, so that lines differ by more than colour
 
 
 def use_style() -> None:
@@ -41,7 +42,7 @@ def use_style() -> None:
 
 def lines(ax: Axes, x: Sequence[float], series: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str) -> Axes:
     """Draw one line for each named series over the same ``x``, each with its own marker, and a legend."""
-    for (name, y), marker in zip(series.items(), "osD^vPX*", strict=False):
+    for (name, y), marker in zip(series.items(), MARKERS, strict=False):
         ax.plot(x, y, marker=marker, label=name)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(series) > 1:

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter, NullLocator
 from numpy.typing import ArrayLike
 
 from plm_tutorial.evaluation import ReliabilityBins
-from plm_tutorial.figures import COLOURS
+from plm_tutorial.figures import COLOURS, MARKERS
 
 NARROW = 0.02  # of the width of a reliability diagram; there is no room for a number above such a bin
 
@@ -123,7 +123,7 @@ def draw_learning_curves(
         raise ValueError(f"sizes is {sizes.tolist()!r:.60}; expected numbers above 0 in rising order")
     if not scores:
         raise ValueError("there are no scores to draw; pass a name and an array of shape (runs, sizes)")
-    for number, ((name, values), marker) in enumerate(zip(scores.items(), "osD^vPX*" * len(scores), strict=False)):
+    for number, ((name, values), marker) in enumerate(zip(scores.items(), MARKERS * len(scores), strict=False)):
         runs = np.atleast_2d(np.asarray(values, dtype=float))  # (runs, S)
         if runs.ndim != 2 or runs.shape[1] != len(sizes):
             raise ValueError(f"the scores of {name!r} have the shape {runs.shape}; expected (runs, {len(sizes)})")

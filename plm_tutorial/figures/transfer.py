@@ -12,9 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from plm_tutorial.figures import COLOURS
+from plm_tutorial.figures import COLOURS, MARKERS
 
-MARKERS = "osD^vPX*"  # as in the learning curves
 PARTS = ("#4d4d4d", COLOURS[1], COLOURS[4], COLOURS[0])  # of a stacked bar
 
 
@@ -45,7 +44,9 @@ def draw_cost(
         there = np.isfinite(x) & np.isfinite(y)
         if not there.any():
             continue
-        ax.plot(x[there], y[there], marker=MARKERS[number % 8], label=name, color=COLOURS[number % len(COLOURS)])
+        ax.plot(
+            x[there], y[there], marker=MARKERS[number % len(MARKERS)], label=name, color=COLOURS[number % len(COLOURS)]
+        )
         for at in np.flatnonzero(there) if name == noted else ():
             ax.annotate(notes[at], (x[at], y[at]), (0, 7), textcoords="offset points", ha="center", fontsize=8)
     ax.set_xscale("log")
@@ -93,7 +94,7 @@ def draw_balance(
     for number, (name, (learned, kept)) in enumerate(points.items()):
         if not np.isfinite([learned, kept]).all():
             continue
-        ax.plot(learned, kept, MARKERS[number % 8], color=COLOURS[number % len(COLOURS)], ms=8)
+        ax.plot(learned, kept, MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)], ms=8)
         ax.annotate(name, (learned, kept), (0, 9), textcoords="offset points", ha="center", fontsize=8)
     ax.axhline(start, color="0.35", lw=1.2, ls="--")
     ax.annotate("before", (1, start), (-4, -10), xycoords=("axes fraction", "data"), textcoords="offset points",

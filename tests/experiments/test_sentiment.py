@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from plm_tutorial.experiments.sentiment import Labelled, labelled_reviews, tfidf_classifier
+from plm_tutorial.baselines import Labelled, tfidf_classifier
+from plm_tutorial.experiments.sentiment import labelled_reviews
 from plm_tutorial.text import reviews
 
 
