@@ -202,10 +202,11 @@ def _show(scores: Scores) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from plm_tutorial import model_card
+
     numbers, table = scores.numbers(), Table("class", "precision", "recall", "F1", "texts")
     for name, row in scores.table().iterrows():
-        cells = ("–" if row[key] != row[key] else f"{row[key]:.3f}" for key in ("precision", "recall", "F1"))
-        table.add_row(str(name), *cells, f"{row['support']:,.0f}")
+        table.add_row(str(name), *model_card.class_cells(row), f"{row['support']:,.0f}")
     Console().print(table)
     for name in ("accuracy", "macro-F1"):
         value, low, high = (numbers[f"test {name}{end}"] for end in ("", ", low", ", high"))

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,6 @@ from plm_tutorial.labelled_files import (
     read_labelled,
     split,
     text_key,
-    write_rows,
 )
 from plm_tutorial.objectives import class_weights, predict_classes, token_loss
 from plm_tutorial.training import TrainingConfig, fit
@@ -140,13 +140,12 @@ def _train(
     number = {name: i for i, name in enumerate(names)}
     labels = np.array([number[name] for name in file.labels])
     parts = {name: Labelled([file.texts[i] for i in rows], labels[rows]) for name, rows in splits.indices.items()}
-    where = {int(i): name for name, rows in splits.indices.items() for i in rows}
-    rows = [(row, where[i], file.labels[i], text_key(file.texts[i])) for i, row in enumerate(file.rows.tolist())]
-    write_rows(folder / "splits.csv", ["row", "split", "label", "key"], rows)
+    rows = list(zip(file.rows.tolist(), splits.where.tolist(), file.labels, splits.keys, strict=True))
+    runs.write_rows(folder / "splits.csv", ["row", "split", "label", "key"], rows)
 
     tokenizer = pretrained.load_tokenizer(config.model)
     tokenizer.encode_special_tokens = True  # a text that spells out "[SEP]" does not end there
-    model, adapter = _model(config, names)
+    model = _model(config, names)
     length = _length(config, tokenizer, parts["train"].texts, model.config.context_length)
     made = {name: TextRows(part.texts, part.labels, tokenizer, length) for name, part in parts.items()}
     if cut := sum(one.n_cut for one in made.values()):
@@ -168,10 +167,6 @@ def _train(
         checkpoint_every=max(1, min(per_epoch, 100)),
     )
 
-    def objective(model: nn.Module, batch: dict[str, torch.Tensor]) -> Any:
-        on_device = None if weights is None else weights.to(batch["labels"].device)
-        return predict_classes(model, batch, weights=on_device)
-
     def evaluate(model: nn.Module) -> dict[str, float]:
         logits, truth = adaptation.class_logits(model, made["validation"]), parts["validation"].labels
         loss = token_loss(logits, torch.from_numpy(truth)).mean.item()
@@ -181,11 +176,11 @@ def _train(
         model,
         Batches(made["train"], config.batch, seed=config.seed, bucket=16),
         training,
-        objective=objective,
+        objective=partial(predict_classes, weights=weights),
         evaluate=evaluate,
         folder=folder / "checkpoints",
     )
-    if adapter:
+    if config.method == "lora":
         pretrained.save_adapter(model, folder / "adapter", base=config.model, overwrite=True)
         adaptation.merge(model)
     logits = adaptation.class_logits(model, made["test"])
@@ -193,15 +188,15 @@ def _train(
     _write_predictions(folder / "test_predictions.csv", *tested, logits, names, parts["test"].labels)
     tokenizer.encode_special_tokens = False
     runs.keep_model(folder, model.cpu(), tokenizer)
-    scores = Scores.read(folder / "test_predictions.csv", names).numbers()
-    scores |= _baselines(parts, names)
+    result = Scores.read(folder / "test_predictions.csv", names)  # as it will be shown, rounded
+    scores = result.numbers() | _baselines(parts, names)
     scores |= {"parameters trained": trained, "tokens of a text, at most": length}
     scores |= {"epochs": epochs, "training steps": history.steps, "training seconds": sum(history.column("seconds"))}
-    _finish(config, file, splits, folder, scores)
+    _finish(config, file, splits, folder, result, scores)
 
 
-def _model(config: FinetuningConfig, names: list[str]) -> tuple[nn.Module, bool]:
-    """Return the model with a new head and what is frozen, frozen; and if it has an adapter."""
+def _model(config: FinetuningConfig, names: list[str]) -> nn.Module:
+    """Return the model with a new head, and what is frozen, frozen."""
     torch.manual_seed(config.seed)  # of the new head, and of the adapter
     model = pretrained.load_model(config.model, head="sequence", n_labels=len(names))
     model.config = replace(model.config, label_names=tuple(names))
@@ -209,7 +204,7 @@ def _model(config: FinetuningConfig, names: list[str]) -> tuple[nn.Module, bool]
         adaptation.inject(model, adaptation.LoraConfig())
     elif config.method == "head":
         adaptation.freeze(model, until="head")
-    return model, config.method == "lora"
+    return model
 
 
 def _length(config: FinetuningConfig, tokenizer: tokenizers.Tokenizer, texts: list[str], context: int) -> int:
@@ -235,13 +230,17 @@ def _baselines(parts: dict[str, Labelled], names: list[str]) -> dict[str, float]
 
 
 def _finish(
-    config: FinetuningConfig, file: LabelledFile, splits: Splits, folder: Path, scores: dict[str, float]
+    config: FinetuningConfig,
+    file: LabelledFile,
+    splits: Splits,
+    folder: Path,
+    result: Scores,
+    scores: dict[str, float],
 ) -> None:
     """Write the confusion plot, the model card and, last, the record."""
     from plm_tutorial import model_card  # brings matplotlib
 
     names = file.names
-    result = Scores.read(folder / "test_predictions.csv", names)
     model_card.draw(result.matrix, names, folder / "confusion.png")
     counts = {name: class_counts([file.labels[i] for i in rows], names) for name, rows in splits.indices.items()}
     card = model_card.write(config, counts, scores, result.table(), describe_skipped(file.skipped))
@@ -301,7 +300,7 @@ def _write_predictions(
     for i, (row, text, p) in enumerate(zip(rows.tolist(), texts, probabilities, strict=True)):
         truth = [] if labels is None else [names[labels[i]]]
         made.append([row, *truth, names[p.argmax()], *(f"{x:.6f}" for x in p), text])
-    write_rows(path, columns, made)
+    runs.write_rows(path, columns, made)
 
 
 def classify(folder: str | Path, texts: list[str]) -> tuple[torch.Tensor, list[str]]:

@@ -6,16 +6,16 @@ splits. What cannot be used is named by its row: left out if it is one row, refu
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
 import json
 import re
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import datasets
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
-SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+HELD_OUT = {"validation": 0.1, "test": 0.1}  # share of a class's different texts; the rest is for training
 MANY = 100  # classes; a column with more than this, and more than a tenth as many as rows, holds no classes
 
 
@@ -41,7 +41,7 @@ class LabelledFile:
     rows: np.ndarray  # (N,) numbers, as a spreadsheet shows them: the first row below the names of a CSV is 2, else 1
     skipped: dict[str, list[int]]  # why -> numbers of the rows that were left out
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The classes, in order; numbers by their size."""
         found = set(self.labels or ())
@@ -227,10 +227,20 @@ def text_key(text: str) -> str:
 class Splits:
     """Which of the texts are for what; copies of a text are together."""
 
-    indices: dict[str, np.ndarray]  # "train", "validation", "test" -> (n,) positions in the file's texts
-    copies: int  # texts that repeat an earlier one
+    where: np.ndarray  # (N,) "train", "validation" or "test", for each text of the file
+    keys: list[str]  # see text_key; copies have the same
     contradictions: list[tuple[int, int]]  # rows of copies with different labels: the first, and one that differs
     rare: dict[str, int]  # classes that are only learned from -> a row of theirs
+
+    @cached_property
+    def indices(self) -> dict[str, np.ndarray]:
+        """Of each split the positions of its texts in the file, (n,)."""
+        return {name: np.flatnonzero(self.where == name) for name in SPLIT_NAMES}
+
+    @property
+    def copies(self) -> int:
+        """How many texts repeat an earlier one."""
+        return len(self.keys) - len(set(self.keys))
 
     def check(self, names: Sequence[str]) -> None:
         """Refuse splits from which nothing can be learned or measured.
@@ -252,44 +262,34 @@ def split(file: LabelledFile, seed: int = 0) -> Splits:
     than three different texts is in ``train`` alone.
     """
     keys = [text_key(text) for text in file.texts]
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, list[int]] = defaultdict(list)
     for i, key in enumerate(keys):
-        groups.setdefault(key, []).append(i)
-    of_class: dict[str, list[str]] = {}
+        groups[key].append(i)
+    of_class: dict[str, list[str]] = defaultdict(list)
     for key, members in groups.items():
-        of_class.setdefault(file.labels[members[0]], []).append(key)
-    place: dict[str, str] = {}
+        of_class[file.labels[members[0]]].append(key)
+    place = dict.fromkeys(groups, "train")
     rare = {}
     for name, members in of_class.items():
         ordered = sorted(members, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())
         if len(ordered) < 3:
             rare[name] = int(file.rows[groups[ordered[0]][0]])
-        held_out = {s: max(1, round(SHARES[s] * len(ordered))) if len(ordered) >= 3 else 0 for s in SPLIT_NAMES[1:]}
-        for where, n in held_out.items():
-            place |= dict.fromkeys(ordered[:n], where)
-            ordered = ordered[n:]
-        place |= dict.fromkeys(ordered, "train")
+            continue
+        begin = 0
+        for where, share in HELD_OUT.items():
+            end = begin + max(1, round(share * len(ordered)))
+            place |= dict.fromkeys(ordered[begin:end], where)
+            begin = end
     differ = [
         (int(file.rows[members[0]]), int(file.rows[i]))
         for members in groups.values()
         for i in members
         if file.labels[i] != file.labels[members[0]]
     ]
-    where = np.array([place[key] for key in keys])
-    return Splits({name: np.flatnonzero(where == name) for name in SPLIT_NAMES}, len(keys) - len(groups), differ, rare)
+    return Splits(np.array([place[key] for key in keys]), keys, differ, rare)
 
 
 def class_counts(labels: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     """Return how often each class occurs."""
     counts = Counter(labels)
     return {name: counts[name] for name in names}
-
-
-def write_rows(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a CSV that is there whole or not at all."""
-    part = path.with_suffix(".part")
-    with open(part, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(names)
-        writer.writerows(rows)
-    part.replace(path)

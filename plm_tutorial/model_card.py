@@ -80,8 +80,7 @@ def write(
             about.append(f"| accuracy of {name.removeprefix('test accuracy of ')} | {scores[name]:.3f} |")
     about += ["", "| class | precision | recall | F1 | texts |", "|---|---|---|---|---|"]
     for name, row in table.iterrows():
-        cells = " | ".join("–" if np.isnan(row[key]) else f"{row[key]:.3f}" for key in ("precision", "recall", "F1"))
-        about.append(f"| {name} | {cells} | {int(row['support'])} |")
+        about.append(f"| {name} | {' | '.join(class_cells(row))} | {int(row['support'])} |")
     about += [
         "",
         "![Confusion matrix: true classes in rows, predicted ones in columns](confusion.png)",
@@ -118,6 +117,11 @@ def write(
         "",
     ]
     return "\n".join(about)
+
+
+def class_cells(row: pd.Series) -> list[str]:
+    """Return precision, recall and F1 of a class as they are shown, "–" where there is none."""
+    return ["–" if np.isnan(row[key]) else f"{row[key]:.3f}" for key in ("precision", "recall", "F1")]
 
 
 def _line(scores: dict[str, float], name: str) -> str:

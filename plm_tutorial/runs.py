@@ -6,10 +6,11 @@ Pretraining and fine-tuning from the command line keep their runs so.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,4 +86,14 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file that is there whole or not at all."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_rows(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a CSV that is there whole or not at all."""
+    part = path.with_suffix(".part")
+    with open(part, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(names)
+        writer.writerows(rows)
     os.replace(part, path)
