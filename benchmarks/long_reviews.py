@@ -1,6 +1,6 @@
 """What to read of a review that is too long: its head, its tail, some of both, or all of it in pieces.
 
-    python benchmarks/long_reviews.py        about 55 minutes on one core; writes artifacts/long_reviews/
+    python benchmarks/long_reviews.py        55 minutes on a core, 2 on a GPU; writes artifacts/long_reviews/
 
 Stopped, it goes on where it was. MiniLM is fine-tuned on a few hundred IMDb reviews and may read 128 tokens at a time.
 Every training takes as many steps, with as many rows, whatever the rows are made of. With pieces, each piece of a
@@ -18,10 +18,10 @@ from functools import cache
 
 import numpy as np
 import torch
-from margins import in_points, margins, named, quality, rounded
+from margins import in_points, machines, margins, named, quality, rounded
 from sweep import kept
 
-from plm_tutorial import load_model, load_tokenizer
+from plm_tutorial import load_model, load_tokenizer, runtime
 from plm_tutorial.baselines import Labelled, tfidf_classifier
 from plm_tutorial.batches import CUTS, Batches, TextRows
 from plm_tutorial.experiments.long_texts import mean_of_pieces, split_texts
@@ -81,9 +81,10 @@ def train(study: Study, reading: str, rate: float, seed: int) -> dict:
     model = load_model(study.model, head="sequence", n_labels=2, pooling="mean")
     batches = Batches(rows_of(study, "train", reading, seed)[0], study.size, seed=seed, bucket=4)
     config = TrainingConfig(study.steps, lr=rate, warmup=study.steps // 10, weight_decay=0.01, seed=seed)
-    begun = time.process_time()
+    begun = time.perf_counter()
     history = fit(model, batches, config, objective=predict_classes, progress=False)
-    result = {"core seconds": time.process_time() - begun, "tokens": sum(history.column("tokens"))}
+    result = {"seconds": time.perf_counter() - begun, "tokens": sum(history.column("tokens"))}
+    result["machine"] = runtime.machine()
     result["validation"] = margins(model, rows_of(study, "validation", reading)[0])
     result["test"] = margins(model, rows_of(study, "test", reading)[0])
     if reading == "head":
@@ -144,7 +145,7 @@ def main() -> None:
                 of_piece[f"pieces {seed}"] = margin
                 margin = mean_of_pieces(margin, owner).round(4).tolist()
             note(reading, seed, margin)
-            runs[-1] |= {name: result[name] for name in ("core seconds", "tokens")}
+            runs[-1] |= {name: result[name] for name in ("seconds", "tokens")}
             if reading == "head":
                 of_piece[f"head {seed}"] = result["test in pieces"]
                 note("head, then pieces", seed, mean_of_pieces(result["test in pieces"], owner).round(4).tolist())
@@ -162,7 +163,12 @@ def main() -> None:
     if options.name != NAME:
         command += f" --model {options.model} --name {options.name}"
     tables = {"reviews": _rows(of_review), "pieces": _rows(of_piece), "choices": choices, "runs": runs}
-    print(write_record(options.name, scores, command=command, data=hashes, seeds=list(study.seeds), tables=tables))
+    where = machines(run(study, reading, rate, seed) for reading in READINGS for seed in study.seeds)
+    print(
+        write_record(
+            options.name, scores, command=command, data=hashes, seeds=list(study.seeds), tables=tables, machine=where
+        )
+    )
 
 
 def _rows(columns: dict[str, list]) -> list[dict]:

@@ -45,3 +45,8 @@ def in_points(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 def named(model: str) -> str:
     """Return a model's name as a part of a file's."""
     return "".join(c if c.isalnum() else "-" for c in model)
+
+
+def machines(trainings: Iterable[dict]) -> str:
+    """Return where trainings were done, for their study's record: not always where it is put together."""
+    return " and ".join(sorted({training["machine"] for training in trainings}))

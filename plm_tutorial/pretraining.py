@@ -13,7 +13,6 @@ import hashlib
 import heapq
 import json
 import os
-import platform
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -480,7 +479,7 @@ def pretrain(path: str | Path, say: Callable[[str], None] = print) -> dict[str, 
     record = Record(
         folder.name,
         f"plm-tutorial pretrain --config {path}",
-        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {process.device.type}",
+        runtime.machine(),
         date.today().isoformat(),
         ready.data,
         [config.run.seed],

@@ -11,7 +11,6 @@ import csv
 import html
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -107,15 +106,17 @@ def write_record(
     data: Mapping[str, str],
     seeds: list[int],
     tables: Mapping[str, Sequence[Mapping[str, object]]] | None = None,
+    machine: str | None = None,
 ) -> Path:
     """Write ``artifacts/<name>/record.json`` atomically and return its path.
 
     Args:
         tables: name -> rows, for :meth:`Record.table`; each becomes ``<name>.csv`` beside the record. A column may be
             absent from some rows.
+        machine: where the work was done, as :func:`runtime.machine` tells it; None: here.
     """
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    record = Record(name, command, machine, date.today().isoformat(), dict(data), seeds, dict(scores))
+    where, when = machine or runtime.machine(), date.today().isoformat()
+    record = Record(name, command, where, when, dict(data), seeds, dict(scores))
     folder = artifacts() / name
     folder.mkdir(parents=True, exist_ok=True)
     for table, rows in (tables or {}).items():

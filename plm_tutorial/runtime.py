@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import random
 import sys
 from dataclasses import asdict, dataclass, field
@@ -80,6 +81,14 @@ def device(name: str | None = None) -> torch.device:
             f"device {wanted!r} is not available here; this machine has: {have}. Pass one of these, or unset PLM_DEVICE"
         )
     return torch.device(wanted)
+
+
+def machine() -> str:
+    """Return what a record says of where it was made: cores, kind of processor, Python, and the GPU if one is used."""
+    import torch
+
+    what = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    return f"{what}, {torch.cuda.get_device_name()}" if device().type == "cuda" else what
 
 
 def keep_freed_memory() -> bool:

@@ -30,24 +30,31 @@ def test_all_artifacts_together_stay_small():
 
 
 def test_the_causal_model_scores_what_its_log_says(root):
-    config = pretraining.read_config(root / "configs" / "cpu_causal.toml")
+    config = pretraining.read_config(root / "configs" / "gpu_causal.toml")
     model = load_model(artifacts() / "reviews_causal", device="cpu")
     rows = PackedRows(review_tokens("validation"), config.batches.length)
     batches = Batches(rows, config.batches.size, seed=config.run.seed)
     with torch.no_grad():
-        losses = [predict_labels(model, batches[step]) for step in range(config.batches.validation // 16)]
+        losses = [predict_labels(model, batches[step]) for step in range(config.batches.validation // config.batches.size)]
     again = float(sum(losses[1:], start=losses[0]).mean)
     logged = recorded("reviews_causal").table("log").validation.dropna().iloc[-1]
-    assert again == pytest.approx(logged, abs=1e-3)  # stored in 16 bits
+    assert again == pytest.approx(logged, abs=3e-3)  # stored, and trained, in 16 bits
     counted = recorded("reviews_causal").scores["nats per token on the rows of the log, modified Kneser–Ney of order 5"]
-    assert again < 0.96 * counted
+    assert again < 0.92 * counted
 
 
 def test_the_causal_model_beats_counting_on_all_held_out_reviews():
     scores = recorded("reviews_causal").scores
     for split in ("validation", "test"):
         assert scores[f"{split} reviews"] > 2_000
-        assert scores[f"{split}: the same, low end of the 95 % interval"] > 0.04
+        assert scores[f"{split}: the same, low end of the 95 % interval"] > 0.1
+
+
+def test_the_masked_model_fills_a_third_and_more_of_what_is_hidden():
+    scores = recorded("reviews_masked").scores
+    for split in ("validation", "test"):
+        assert scores[f"{split}: hidden tokens"] > 100_000
+        assert scores[f"{split}: the same, low end of the 95 % interval"] > 0.35
 
 
 def test_the_stored_tokenizer_is_the_one_of_the_tokens():

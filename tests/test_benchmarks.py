@@ -144,7 +144,7 @@ def test_the_reviews_models_are_trained_scored_and_kept(kind, tmp_path, monkeypa
     review_tokens.review_tokenizer(mask=kind == "masked").save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "configs").mkdir()
     config = TINY[kind] + REST + f'path = "{tmp_path / "tokenizer.json"}"\n'
-    (tmp_path / "configs" / f"cpu_{kind}.toml").write_text(config)
+    (tmp_path / "configs" / f"gpu_{kind}.toml").write_text(config)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(records, "artifacts", lambda: tmp_path / "artifacts")
     monkeypatch.setattr(sys, "argv", ["reviews", kind])
