@@ -35,7 +35,8 @@ def test_the_causal_model_scores_what_its_log_says(root):
     rows = PackedRows(review_tokens("validation"), config.batches.length)
     batches = Batches(rows, config.batches.size, seed=config.run.seed)
     with torch.no_grad():
-        losses = [predict_labels(model, batches[step]) for step in range(config.batches.validation // config.batches.size)]
+        steps = config.batches.validation // config.batches.size
+        losses = [predict_labels(model, batches[step]) for step in range(steps)]
     again = float(sum(losses[1:], start=losses[0]).mean)
     logged = recorded("reviews_causal").table("log").validation.dropna().iloc[-1]
     assert again == pytest.approx(logged, abs=3e-3)  # stored, and trained, in 16 bits

@@ -4,6 +4,7 @@ import runpy
 import sys
 
 import pytest
+import torch
 
 from plm_tutorial import records
 from tests.conftest import recorded_or_skip
@@ -50,6 +51,18 @@ def test_a_benchmark_runs_and_records(name, size, tmp_path, monkeypatch, root, c
 def test_what_is_recorded_has_the_fields(name):
     record = recorded_or_skip(name)
     assert _fields(name) <= record.scores.keys()
+
+
+def test_the_gpu_benchmark_needs_a_gpu_and_found_the_models_equal(monkeypatch, root):
+    scores = recorded_or_skip("gpu").scores
+    assert scores["largest difference of the loss, nats"] < 1e-4
+    for name in ("training, ours", "training, ours, compiled", "decoding, ours"):
+        assert scores[f"{name}: the same, low end of the 95 % interval"] > 1.2
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(sys, "argv", ["gpu"])
+        monkeypatch.syspath_prepend(root / "benchmarks")
+        with pytest.raises(SystemExit, match="needs a GPU with CUDA"):
+            runpy.run_path(str(root / "benchmarks" / "gpu.py"), run_name="__main__")
 
 
 def test_time_to_loss_runs_and_records(tmp_path, monkeypatch, root, capsys):
