@@ -77,7 +77,7 @@ def resolve(upgrade: bool) -> list[str]:
             sys.exit(f"make lock: {requirement.name} has no wheel here; run it where {requirement.marker}")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--use-pep517", "--dry-run", "--ignore-installed"]
         command += ["--report", str(report), f"{ROOT}[{EXTRAS}]"]
         if LOCK.exists() and not upgrade:
             command += ["--constraint", str(LOCK)]

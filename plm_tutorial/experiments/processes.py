@@ -27,6 +27,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -112,7 +113,9 @@ def _work(pipe: Any, task: Any, rank: int, world: int, port: int, arguments: dic
     try:
         function = _function(task)
         with process_group("cpu") as process:
-            pipe.send(("answer", function(process, **arguments)))
+            answer = function(process, **arguments)
+            dist.barrier()  # nobody leaves early: a connection that a neighbour closed is no longer counted
+            pipe.send(("answer", answer))
     except Exception:
         pipe.send(("error", traceback.format_exc(limit=-3)))
 

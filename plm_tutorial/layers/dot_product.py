@@ -203,6 +203,12 @@ class KVCache:
             self.length = end
         return keys[:, :, :end], values[:, :, :end]
 
+    def select(self, rows: Tensor) -> None:
+        """Make sequence i what sequence rows[i] was; rows (B',) may repeat some and leave out others."""
+        for part in (self._keys, self._values):
+            part[:] = [None if x is None else x[rows] for x in part]
+        self.memory = [None if pair is None else (pair[0][rows], pair[1][rows]) for pair in self.memory]
+
     def _store(self, buffer: Tensor | None, new: Tensor) -> Tensor:
         """Write ``new`` behind the positions there are; return the buffer, or a larger one if it was too small."""
         B, G, T, K = new.shape
