@@ -4,47 +4,16 @@ The answers stand in the topic's own module beside this one: RIGHT holds (label,
 the message).
 """
 
+import pkgutil
+from importlib import import_module
+
 import pytest
 
-from plm_tutorial.exercises import (
-    attention,
-    autoregressive,
-    frameworks,
-    language_models,
-    masked,
-    preface,
-    pretrained_models,
-    scaling,
-    scaling_out,
-    tokenization,
-    transformer,
-)
-from tests.exercises import (
-    test_attention,
-    test_autoregressive,
-    test_frameworks,
-    test_language_models,
-    test_masked,
-    test_preface,
-    test_pretrained_models,
-    test_scaling,
-    test_scaling_out,
-    test_tokenization,
-    test_transformer,
-)
+from plm_tutorial import exercises
 
 TOPICS = {
-    preface: test_preface,
-    language_models: test_language_models,
-    tokenization: test_tokenization,
-    attention: test_attention,
-    transformer: test_transformer,
-    masked: test_masked,
-    autoregressive: test_autoregressive,
-    pretrained_models: test_pretrained_models,
-    frameworks: test_frameworks,
-    scaling: test_scaling,
-    scaling_out: test_scaling_out,
+    import_module(f"plm_tutorial.exercises.{name}"): import_module(f"tests.exercises.test_{name}")
+    for _, name, _ in pkgutil.iter_modules(exercises.__path__)
 }
 RIGHT = [(topic, *case) for topic, answers in TOPICS.items() for case in answers.RIGHT]
 WRONG = [(topic, *case) for topic, answers in TOPICS.items() for case in answers.WRONG]
