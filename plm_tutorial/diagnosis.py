@@ -39,14 +39,19 @@ def side_by_side(inputs: Tensor, labels: Tensor, decode: Callable[[int], Any] = 
     return pd.DataFrame(rows, index=["reads", "is asked for"])
 
 
-def loss_at_start(model: nn.Module, loss: Callable[[], Tensor], n_classes: int) -> tuple[float, float]:
-    """Return the loss of an untrained model and log(n_classes), the loss of saying that all are equally probable.
+def loss_at_start(loss: float | Tensor, n_classes: int) -> tuple[float, float]:
+    """Return the loss of an untrained model beside log(n_classes), the loss of saying that all are equally probable.
 
     With small weights the two are near each other. Far above: the weights are too large, or the model is sure of
     something that it cannot know. Far below: it sees the answer.
+
+    Raises:
+        ValueError: fewer than two classes, or a loss that is no number.
     """
-    with torch.no_grad():
-        return float(loss()), math.log(n_classes)
+    value = float(loss.detach() if isinstance(loss, Tensor) else loss)
+    if n_classes < 2 or math.isnan(value):
+        raise ValueError(f"got the loss {value} and {n_classes} classes; pass a number and at least 2 classes")
+    return value, math.log(n_classes)
 
 
 def overfit(
