@@ -144,7 +144,7 @@ def repeated_gradients(model: nn.Module, step: Callable[[], Any], n: int = 3) ->
 
 
 def gradient_gap(model: nn.Module, one: Callable[[], Any], other: Callable[[], Any]) -> float:
-    """Return how much two ways of computing a gradient differ: |a - b| / |a|, 0 if they agree.
+    """Return how much two ways of computing a gradient differ: ``|a - b| / |a|``, 0 if they agree.
 
     Args:
         model: its gradients are emptied before each, and at the end.
