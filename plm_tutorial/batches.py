@@ -364,6 +364,7 @@ class Masking:
             raise ValueError(f"continues has shape {tuple(self.continues.shape)}; expected ({self.vocab_size},)")
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return the batch with tokens hidden, as drawn by the generator, and labels (B, T)."""
         ids = batch["input_ids"]  # (B, T)
         special = torch.tensor(sorted(self.special_ids), dtype=torch.int64)
         free = ~torch.isin(ids, special)
@@ -409,6 +410,7 @@ class SpanCorruption:
     mean_length: float = 3.0
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return input_ids (B, T'), decoder_input_ids (B, U) and labels (B, U), with spans drawn by the generator."""
         rows = [self._corrupt(row, generator) for row in batch["input_ids"]]
         inputs, labels = (torch.stack(part) for part in zip(*rows, strict=True))  # (B, T'), (B, U)
         start = torch.full((len(labels), 1), self.start_id)

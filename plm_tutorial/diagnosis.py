@@ -7,7 +7,8 @@ model is left as it was: instruments that train work on a copy.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,16 @@ def sees_future(model: Callable[[Tensor], Tensor], ids: Tensor, other: int) -> f
     return float(np.tril(influence(model, ids, other), -1).max())
 
 
+@contextmanager
+def _put_back(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Give the parameters as they are, by name, and in the end put them back; not those that were exchanged."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    yield before
+    for name, p in model.named_parameters():
+        if name in before and before[name].shape == p.shape:
+            p.data.copy_(before[name])
+
+
 def step_report(model: nn.Module, step: Callable[[], Any]) -> pd.DataFrame:
     """Make one training step and return what it did to each parameter; then put the parameters back.
 
@@ -120,14 +131,13 @@ def step_report(model: nn.Module, step: Callable[[], Any]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    step()
     rows = {}
-    for name, p in model.named_parameters():
-        gradient = math.nan if p.grad is None else p.grad.norm().item()
-        if name in before and before[name].shape == p.shape:
-            rows[name] = (p.numel(), gradient, (p.detach() - before[name]).norm().item())
-            p.data.copy_(before[name])
+    with _put_back(model) as before:
+        step()
+        for name, p in model.named_parameters():
+            gradient = math.nan if p.grad is None else p.grad.norm().item()
+            if name in before and before[name].shape == p.shape:
+                rows[name] = (p.numel(), gradient, (p.detach() - before[name]).norm().item())
     return pd.DataFrame.from_dict(rows, orient="index", columns=["weights", "gradient", "moved"])
 
 
@@ -154,11 +164,9 @@ def gradient_gap(model: nn.Module, one: Callable[[], Any], other: Callable[[], A
     found = []
     for run in (one, other):
         model.zero_grad()
-        before = [p.detach().clone() for p in model.parameters()]
-        run()
-        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
-        for p, value in zip(model.parameters(), before, strict=True):
-            p.data.copy_(value)
+        with _put_back(model):
+            run()
+            found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     model.zero_grad()
     return ((found[0] - found[1]).norm() / found[0].norm()).item()
 

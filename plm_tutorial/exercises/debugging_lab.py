@@ -191,15 +191,15 @@ def _padding(answer):
     expect(effect < 1e-4, f"sixteen more columns of padding change the loss by {effect:.4f}")
 
 
-def _compare_steps(answer, right, loss, batches, *, tolerance=1e-5):
-    """Yield, after each step, the two models' largest difference and both answers."""
+def _compare_steps(answer, loss, batches):
+    """Yield, after each step, how far the model is from one of ``lab.one_step``, how far it moved, and both losses."""
     mine, other = _model(std=0.1), _model(std=0.1)
     mine_optimizer = torch.optim.SGD(mine.parameters(), lr=0.1)
     other_optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
     for ids in batches:
         before = [p.detach().clone() for p in mine.parameters()]
         got = answer(mine, mine_optimizer, loss, ids.clone())
-        wanted = right(other, other_optimizer, loss, ids)
+        wanted = lab.one_step(other, other_optimizer, loss, ids)
         moved = max((p - q).abs().max().item() for p, q in zip(mine.parameters(), before, strict=True))
         gap = max((p - q).abs().max().item() for p, q in zip(mine.parameters(), other.parameters(), strict=True))
         yield gap, moved, got, wanted
@@ -208,7 +208,7 @@ def _compare_steps(answer, right, loss, batches, *, tolerance=1e-5):
 @exercises.add("ex-lab-zero")
 def _zero(answer):
     batches = [_ids(seed=seed) for seed in range(3)]
-    for i, (gap, moved, got, wanted) in enumerate(_compare_steps(answer, lab.one_step, lab.next_loss, batches)):
+    for i, (gap, moved, got, wanted) in enumerate(_compare_steps(answer, lab.next_loss, batches)):
         expect(moved > 0, "no weight moves; when are the gradients emptied?")
         why = "; gradients of earlier steps are still in it" if i else ""
         expect(gap < 1e-5, f"step {i + 1} moves a weight by {gap:.2g} too much or too little{why}")
@@ -336,11 +336,6 @@ def _split(answer):
         expect(found[0] != found[1], "another seed gives the same split")
 
 
-def whole_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss, ids: Tensor) -> float:
-    """Make one step on the whole batch: what pieces have to reproduce."""
-    return lab.one_step(model, optimizer, loss, ids)
-
-
 @exercises.add("ex-lab-pieces")
 def _pieces(answer):
     rows = _padded()
@@ -351,7 +346,7 @@ def _pieces(answer):
         sizes.append(len(ids))
         return real_loss(model, ids)
 
-    for gap, moved, got, wanted in _compare_steps(answer, whole_step, loss, batches):
+    for gap, moved, got, wanted in _compare_steps(answer, loss, batches):
         mine = sizes[:-1]  # the last call is the comparison's
         expect(mine and max(mine) <= 4, f"a piece has {max(mine, default=0)} rows; only 4 fit into memory")
         expect(moved > 0, "no weight moves; when are the gradients emptied?")

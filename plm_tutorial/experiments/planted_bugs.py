@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from plm_tutorial.experiments.markov_source import MarkovSource
-from plm_tutorial.layers import attention, init_weights
+from plm_tutorial.layers import attention, causal_mask, init_weights
 from plm_tutorial.pretrained import load_model, load_tokenizer
 
 SYMBOLS = 12  # of the source: 0 ... 11
@@ -47,7 +47,7 @@ def padded_batches(batches: Tensor, shortest: int = 6, seed: int = 0) -> Tensor:
 
 def past_only(n: int) -> Tensor:
     """Return who may look at whom, (n, n) bool: each position at itself and at those before it."""
-    return torch.ones(n, n, dtype=torch.bool).tril()
+    return causal_mask(n, n)
 
 
 class TinyModel(nn.Module):
@@ -96,7 +96,7 @@ def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable,
     return value.item()
 
 
-def constant_rate(step: int, peak: float = 0.01, warmup: int = 8) -> float:
+def constant_rate(step: int, peak: float = 0.01) -> float:
     """Return the same learning rate at every step."""
     return peak
 
