@@ -1,7 +1,7 @@
 """What decoding does to SmolLM2's texts, and what fine-tuning on replies does to its conversations.
 
-    python benchmarks/dialogue.py                    40 minutes on a core; writes artifacts/dialogue/
-    python benchmarks/dialogue.py --part decoding    a part of the work, kept for the rest: decoding, chat, reviews
+    python benchmarks/dialogue.py                 35 minutes on a core; writes artifacts/dialogue/
+    python benchmarks/dialogue.py --minutes 14    begins nothing new after so many
 
 Stopped, it goes on where it was. Two adapters (LoRA on queries and values) are trained with a loss on replies alone:
 *chat* on the filtered dialogues, *reviews* on conversations in which the user shows a review and asks what its author
@@ -15,12 +15,14 @@ from __future__ import annotations
 import shutil
 import time
 from argparse import ArgumentParser
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
-from sweep import RUNS, kept
+from sweep import RUNS
+from sweep import kept as kept_of
 from torch import nn
 
 from plm_tutorial import load_model, load_tokenizer, runtime
@@ -75,7 +77,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1)
     size: int = 16  # rows of a batch
     epochs: int = 3  # of the dialogues
-    n_train: int = 1_280  # snippets, seen once
+    n_train: int = 960  # snippets, seen once
     n_valid: int = 200  # snippets
     n_test: int = 400  # snippets
     n_free: int = 100  # of these, snippets on which the model also answers in its own words
@@ -89,6 +91,20 @@ class Study:
     def key(self) -> str:
         """Name what every run depends on."""
         return "" if self == Study() else "quick-"
+
+
+DEADLINE = float("inf")  # of time.monotonic(): after it nothing new is begun
+
+
+def kept(key: str, run: Callable[[], dict]) -> dict:
+    """Return the result of a run, from an earlier call if there was one."""
+
+    def in_time() -> dict:
+        if time.monotonic() > DEADLINE:
+            raise SystemExit("the time is up; the same command goes on from here")
+        return run()
+
+    return kept_of(NAME, key, in_time)
 
 
 @cache
@@ -139,7 +155,7 @@ def continued(study: Study, name: str) -> dict:
 def decoding(study: Study) -> dict[str, dict]:
     """Return the continuations of all strategies, and of people."""
     names = ["human", *STRATEGIES]
-    return {name: kept(NAME, f"{study.key}decoding-{name}", lambda name=name: continued(study, name)) for name in names}
+    return {name: kept(f"{study.key}decoding-{name}", lambda name=name: continued(study, name)) for name in names}
 
 
 def decoding_table(found: dict[str, dict]) -> list[dict]:
@@ -256,7 +272,7 @@ def tuned(study: Study, task: str) -> tuple[float, list[dict], dict[int, dict]]:
 
     def training(rate: float, seed: int) -> dict:
         key = f"{study.key}{task}-{rate:g}-seed{seed}"
-        found = kept(NAME, key, lambda: train(study, task, rate, seed))
+        found = kept(key, lambda: train(study, task, rate, seed))
         runs.append({"task": task, "lr": rate, "seed": seed, **{k: v for k, v in found.items() if k != "loss"}})
         runs[-1] |= {f"loss {i}": loss for i, loss in enumerate(found["loss"])}
         return found
@@ -268,7 +284,6 @@ def tuned(study: Study, task: str) -> tuple[float, list[dict], dict[int, dict]]:
             training(rate, seed)
         folder = adapter_folder(study, task, rate, seed)
         scored[seed] = kept(
-            NAME,
             f"{folder.name}-scores",
             lambda folder=folder, seed=seed: scores_of(study, load_model(MODEL, adapter=folder), task, seed == first),
         )
@@ -292,7 +307,7 @@ def with_interval(name: str, difference) -> dict[str, float]:
 
 def of_dialogues(study: Study, before: dict, after: dict[int, dict], task: str) -> dict[str, float]:
     """Return perplexities of held-out replies, and by how much they fall, with the interval over conversations."""
-    tokens = np.array([(row[1][1:]).sum().item() for row in dialogue_rows(study, "test").rows])
+    tokens = np.array([marks[1:].sum().item() for _, marks in dialogue_rows(study, "test").rows])
     old = np.array(before["dialogues"])
     new = np.mean([one["dialogues"] for one in after.values() if "dialogues" in one], axis=0)
 
@@ -316,7 +331,7 @@ def of_running(before: dict, after: dict[int, dict], task: str) -> dict[str, flo
 
     columns = np.stack([old, new], axis=1)
     low, high = bootstrap_interval(columns, rise)
-    found = {f"{task}: bits per byte of reviews": corpus_bits_per_byte(np.stack([new, n_bytes], axis=1))}
+    found = {f"{task}: bits per byte of reviews": float(corpus_bits_per_byte(np.stack([new, n_bytes], axis=1)))}
     return found | {f"{task}: rise of it": rise(columns), f"{task}: rise, low": low, f"{task}: rise, high": high}
 
 
@@ -335,86 +350,105 @@ def first_distinct(some: list[list[int]], n: int, most: int = 1_000) -> float:
     return distinct_n(taken, n)
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--part", choices=("decoding", "chat", "reviews"), help="do this part alone, and no record")
-    parser.add_argument("--quick", action="store_true", help="a tiny setting, to see that everything runs; no record")
-    options = parser.parse_args()
-    tiny = {"seeds": (0, 1), "size": 2, "epochs": 1, "n_train": 4, "n_valid": 4, "n_test": 8, "n_free": 4}
-    tiny |= {"n_dialogues": 6, "n_texts": 2, "n_prompts": 2, "n_given": 5, "n_new": 8}
-    study = Study(**tiny) if options.quick else Study()
-
-    if options.part == "decoding":
-        decoding(study)
-        return
-    before = kept(NAME, f"{study.key}before", lambda: scores_of(study, load_model(MODEL), None, True))
-    if options.part:
-        tuned(study, options.part)
-        return
-    texts = decoding(study)
+def collected(study: Study) -> tuple[dict[str, float], dict[str, list[dict]]]:
+    """Return all scores and tables; what was not done yet is done now."""
+    before = untrained(study)
     found = {task: tuned(study, task) for task in ("chat", "reviews")}
+    texts = decoding(study)
+    first = study.seeds[0]
     labels = labelled_reviews("rotten_tomatoes", "test", study.n_test).labels
     right = {"before": (np.array(before["margins"]) > 0) == labels}
     words = (counted_words(study) > 0) == labels
-    scores: dict[str, float] = {"before: reply perplexity": 0.0}
+    scores = of_dialogues(study, before, {0: before}, "before") | of_running(before, {0: before}, "before")
+    scores = {name: value for name, value in scores.items() if "fall" not in name and "rise" not in name}
     for task, (rate, _, after) in found.items():
-        scores[f"{task}: learning rate"] = rate
+        scores |= {f"{task}: learning rate": rate, f"{task}: rows": len(training_rows(study, task)[0])}
         scores |= of_dialogues(study, before, after, task) | of_running(before, after, task)
         share = [(np.array(one["margins"]) > 0) == labels for one in after.values() if "margins" in one]
         right[task] = np.mean(share, axis=0)
-    fall = scores["chat: fall of it"]
-    scores["before: reply perplexity"] = scores["chat: reply perplexity"] / (1 - fall)
     for name, some in (right | {"counted words": words}).items():
         scores[f"{name}: accuracy, yes against no"] = float(some.mean())
     scores |= with_interval("reviews less before", paired_bootstrap(right["reviews"], right["before"].astype(float)))
     scores |= with_interval("reviews less counted words", paired_bootstrap(right["reviews"], words.astype(float)))
-    first = study.seeds[0]
     for name, one in (("before", before), ("reviews", found["reviews"][2][first])):
         told = [said(reply) for reply in one["free"]]
-        free = labels[: len(told)]
         scores[f"{name}: replies that say yes or no"] = float(np.mean([answer is not None for answer in told]))
-        scores[f"{name}: accuracy of replies"] = float(np.mean([a == b for a, b in zip(told, free, strict=True)]))
-    chat = found["chat"][2][first]
-    scores |= reply_shape(before["replies"], "before") | reply_shape(chat["replies"], "chat")
-    asked = prompts(study)
+        scores[f"{name}: accuracy of replies"] = float(np.mean([a == b for a, b in zip(told, labels, strict=False)]))
+    chat, asked = found["chat"][2][first], prompts(study)
     human = {one.turns[0]: one.turns[1] for one in dialogues("test")}
     of_people = [tokenizer().encode(human[prompt]).ids for prompt in asked]
-    scores |= reply_shape(of_people, "human")
+    replied = {"before": before["replies"], "chat": chat["replies"], "human": of_people}
+    for name, some in replied.items():
+        scores |= reply_shape(some, name)
     scores |= {"test dialogues": len(before["dialogues"]), "test snippets": len(labels), "test prompts": len(asked)}
-    scores |= {f"{task}: training snippets or dialogues": len(training_rows(study, task)[0]) for task in found}
 
-    columns = {"before": before["replies"], "chat": chat["replies"], "human": of_people}
-    said_by = [
-        {"prompt": prompt} | {name: tokenizer().decode(some[i]) for name, some in columns.items()}
-        for i, prompt in enumerate(asked)
-    ]
-    kept_texts = [
-        {"strategy": name, "number": i, "nats": round(one["nats"][i], 4)}
-        | {part: " ".join(map(str, one[part][i])) for part in ("given", "new")}
-        for name, one in texts.items()
-        for i in range(len(one["new"]))
-    ]
-    snippets = [
-        {"number": i, "label": int(label), "before": before["margins"][i], "counted words": bool(words[i] == label)}
-        | {f"reviews {seed}": one["margins"][i] for seed, one in found["reviews"][2].items()}
-        for i, label in enumerate(labels)
-    ]
-    for row, is_right in zip(snippets, words, strict=True):
-        row["counted words"] = int(is_right)  # 1: right
+    free = {"before": before["free"], "reviews": found["reviews"][2][first]["free"]}
+    tables = {
+        "decoding": decoding_table(texts),
+        "continuations": [
+            {"strategy": name, "number": i, "nats": round(one["nats"][i], 4)}
+            | {part: " ".join(map(str, one[part][i])) for part in ("given", "new")}
+            for name, one in texts.items()
+            for i in range(len(one["new"]))
+        ],
+        "replies": [
+            {"prompt": prompt} | {name: tokenizer().decode(some[i]) for name, some in replied.items()}
+            for i, prompt in enumerate(asked)
+        ],
+        "answers": [{name: some[i] for name, some in free.items()} for i in range(len(free["before"]))],
+        "dialogues": [
+            {"number": i, "before": nats}
+            | {f"chat {seed}": one["dialogues"][i] for seed, one in found["chat"][2].items()}
+            for i, nats in enumerate(before["dialogues"])
+        ],
+        "snippets": [
+            {"number": i, "label": int(label), "before": before["margins"][i], "counted words right": int(words[i])}
+            | {f"reviews {seed}": one["margins"][i] for seed, one in found["reviews"][2].items()}
+            for i, label in enumerate(labels)
+        ],
+        "running": [
+            {"number": i, "bytes": before["running bytes"][i], "before": before["running nats"][i]}
+            | {f"{task} {seed}": one["running nats"][i] for task in found for seed, one in found[task][2].items()}
+            for i in range(len(before["running nats"]))
+        ],
+        "runs": [run for _, runs, _ in found.values() for run in runs],
+    }
+    return scores, tables
+
+
+def untrained(study: Study) -> dict:
+    """Return what the model is worth before any training."""
+    return kept(f"{study.key}before", lambda: scores_of(study, load_model(MODEL), None, True))
+
+
+QUICK = Study(
+    (0, 1), 2, 1, n_train=4, n_valid=4, n_test=8, n_free=4, n_dialogues=6, n_texts=2, n_prompts=2, n_given=5, n_new=8
+)
+
+
+def main() -> None:
+    global DEADLINE
+    parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing new after so many")
+    parser.add_argument("--quick", action="store_true", help="a tiny setting, to see that everything runs; no record")
+    options = parser.parse_args()
+    DEADLINE = time.monotonic() + 60 * options.minutes
+    study = QUICK if options.quick else Study()
+    scores, tables = collected(study)
     if options.quick:
-        print(scores, decoding_table(texts), said_by[:2], kept_texts[0], snippets[0])
+        print(scores)
         return
-    tables = {"decoding": decoding_table(texts), "continuations": kept_texts, "replies": said_by, "snippets": snippets}
-    tables["runs"] = [run for _, runs, _ in found.values() for run in runs]
     data = split_hashes("imdb/test", *(f"rotten_tomatoes/{split}" for split in ("train", "validation", "test")))
     data |= {f"dialogues/{row['split']}": row["sha256"] for row in dialogue_table()}
-    print(
-        write_record(
-            NAME, scores, command="python benchmarks/dialogue.py", data=data, seeds=list(study.seeds), tables=tables
-        )
-    )
-    for task, (rate, _, _) in found.items():
-        shutil.copytree(adapter_folder(study, task, rate, first), artifacts() / NAME / task, dirs_exist_ok=True)
+    how = {"command": "python benchmarks/dialogue.py", "seeds": list(study.seeds)}
+    print(write_record(NAME, scores, data=data, tables=tables, **how))
+    for task, source in (("chat", "dialogues"), ("reviews", "rotten_tomatoes")):
+        rate, seed = scores[f"{task}: learning rate"], study.seeds[0]
+        shutil.copytree(adapter_folder(study, task, rate, seed), artifacts() / f"{NAME}_{task}", dirs_exist_ok=True)
+        run = next(run for run in tables["runs"] if (run["task"], run["lr"], run["seed"]) == (task, rate, seed))
+        part = {name: run[name] for name in ("lr", "steps", "tokens", "seconds", "validation")}
+        used = {name: sha256 for name, sha256 in data.items() if name.startswith(source) and "test" not in name}
+        print(write_record(f"{NAME}_{task}", part, data=used, command=how["command"], seeds=[seed]))
 
 
 if __name__ == "__main__":
