@@ -124,15 +124,18 @@ def _labels(answer):
         wanted = [token if mark else -100 for token, mark in zip(ids[1:], marked[1:], strict=True)]
         got = [int(label) for label in answer(turns)]
         unshifted = [token if mark else -100 for token, mark in zip(ids, marked, strict=True)]
+        if got == wanted:
+            continue
         expect(
-            got != unshifted, f"{call}: these labels stand where the tokens are read; predicted they are one earlier"
+            got != unshifted, f"{call}: these labels stand where the tokens are read; they are predicted one earlier"
         )
         expect(got != ids[1:], f"{call}: what the user says is to be read, not learned: -100")
         expect(
             len(got) == len(ids) - 1, f"{call} has {len(got)} labels; all {len(ids)} tokens but the last predict one"
         )
         expect(
-            not replies or got != unshifted[:-1], f"{call}: shift first; the first token of a reply is predicted by what stands before"
+            got != unshifted[:-1],
+            f"{call}: shift first; the first token of a reply is predicted by what stands before it",
         )
         expect_equal(got, wanted, call)
 
