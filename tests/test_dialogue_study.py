@@ -64,7 +64,7 @@ def test_the_study_runs_and_goes_on_where_it_was(study, tiny, tmp_path, monkeypa
     }
     assert list(record.table("decoding").strategy) == ["human", *study.STRATEGIES]
     assert len(record.table("continuations")) == 2 * (1 + len(study.STRATEGIES))
-    assert len(record.table("runs")) == 6 and len(record.table("snippets")) == 8
+    assert len(record.table("runs")) == 5 and len(record.table("snippets")) == 8
     for task in ("chat", "reviews"):
         assert scores[f"{task}: learning rate"] in study.RATES
         assert scores[f"{task}: fall, low"] <= scores[f"{task}: fall of it"] <= scores[f"{task}: fall, high"]
