@@ -5,8 +5,8 @@
 
 Stopped, it goes on where it was. Two adapters (LoRA on queries and values) are trained with a loss on replies alone:
 *chat* on the filtered dialogues, *reviews* on conversations in which the user shows a review and asks what its author
-thought. The learning rate is chosen on validation dialogues with the first seed, and serves both; then other seeds, if
-any are asked for, are trained.
+thought. The learning rate is chosen on validation dialogues with the first seed, and serves both; then further seeds,
+if the study asks for any, are trained.
 The seed decides about the adapter's first weights and the order of the rows. Before and after are scored by the same
 code: held-out replies in nats, the verifiable answers, and, for what was forgotten, reviews as running text.
 """
@@ -341,10 +341,10 @@ def of_running(before: dict, after: dict[int, dict], task: str) -> dict[str, flo
 def reply_shape(some: list[list[int]], name: str) -> dict[str, float]:
     """Return how long replies are and how varied, in tokens."""
     found = {f"{name}: tokens of a reply, mean": float(np.mean([len(one) for one in some]))}
-    return found | {f"{name}: distinct-{n} of the first 1,000 tokens": first_distinct(some, n) for n in (1, 2)}
+    return found | {f"{name}: distinct-{n} of the first 500 tokens": first_distinct(some, n) for n in (1, 2)}
 
 
-def first_distinct(some: list[list[int]], n: int, most: int = 1_000) -> float:
+def first_distinct(some: list[list[int]], n: int, most: int = 500) -> float:
     """Return distinct-n of replies up to a number of tokens in all, so that amounts are equal."""
     taken, left = [], most
     for one in some:

@@ -27,7 +27,7 @@ def draw_strategies(
     """
     if human not in table.index:
         raise ValueError(f"the table has no row {human!r}, only {', '.join(map(str, table.index))}")
-    for name, row in table.iterrows():
+    for number, (name, row) in enumerate(table.sort_values(y).iterrows()):
         at = row[x], row[y]
         if name == human:
             ax.axvline(at[0], color="0.75", linewidth=1)
@@ -39,6 +39,8 @@ def draw_strategies(
         if kind is None:
             raise ValueError(f"the row {name!r} begins with none of {', '.join(KINDS)}")
         ax.plot(*at, marker=MARKERS[kind], color=COLOURS[kind], markersize=7)
-        ax.annotate(str(name), at, (7, -4), textcoords="offset points", fontsize=7)
+        side = {"ha": "left", "xytext": (7, -3)} if number % 2 == 0 else {"ha": "right", "xytext": (-7, -3)}
+        ax.annotate(str(name), at, textcoords="offset points", fontsize=7, **side)  # neighbours on different sides
+    ax.margins(x=0.22)
     ax.set(xscale="log", xlabel=x, ylabel=y)
     return ax
