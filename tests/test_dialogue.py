@@ -147,10 +147,9 @@ def test_a_tokenizer_without_markers_is_refused():
 # ---- replies
 
 
-@settings(deadline=None)  # the first call reads the tokenizer
-@given(st.text())
-def test_streamed_text_is_the_decoded_text(text):
-    tokenizer = load_tokenizer("smollm2")
+@settings(deadline=None)
+@given(text=st.text())
+def test_streamed_text_is_the_decoded_text(tokenizer, text):
     ids = dialogue._plain(tokenizer, text)
     pieces = list(stream_text(ids, tokenizer))
     assert "".join(pieces) == tokenizer.decode(ids) and all(pieces)

@@ -118,21 +118,21 @@ def test_a_part_of_the_record_is_scored_again(study):
     record = recorded_or_skip("dialogue")
     seed = record.seeds[0]
     chat = load_model("smollm2", adapter=artifacts() / "dialogue_chat", device="cpu")
-    rows = study.dialogue_rows(study.Study(n_dialogues=24), "test")
+    rows = study.dialogue_rows(study.Study(n_dialogues=10), "test")
     again = score_rows(chat, rows).nats
-    np.testing.assert_allclose(again, record.table("dialogues")[f"chat {seed}"][:24], rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(again, record.table("dialogues")[f"chat {seed}"][:10], rtol=2e-3, atol=2e-3)
 
     judge = load_model("smollm2", adapter=artifacts() / "dialogue_reviews", device="cpu")
-    texts = labelled_reviews("rotten_tomatoes", "test", study.Study().n_test).texts[:24]
+    texts = labelled_reviews("rotten_tomatoes", "test", study.Study().n_test).texts[:10]
     margins = study.margins(judge, texts)
-    np.testing.assert_allclose(margins, record.table("snippets")[f"reviews {seed}"][:24], atol=5e-3)
-    running = score_texts(judge, study.tokenizer(), study.running_text(study.Study())[:2], 1_024)
-    np.testing.assert_allclose(running.nats, record.table("running")[f"reviews {seed}"][:2], rtol=1e-3)
+    np.testing.assert_allclose(margins, record.table("snippets")[f"reviews {seed}"][:10], atol=5e-3)
+    running = score_texts(judge, study.tokenizer(), study.running_text(study.Study())[:1], 1_024)
+    np.testing.assert_allclose(running.nats, record.table("running")[f"reviews {seed}"][:1], rtol=1e-3)
 
 
 def test_continuations_cost_what_was_recorded(study):
     table = recorded_or_skip("dialogue").table("continuations")
-    some = table[table.number < 2]
+    some = table[table.number < 1]
     given, new = ([[int(i) for i in row.split()] for row in some[name]] for name in ("given", "new"))
     nats = score_rows(load_model("smollm2", device="cpu"), study.continuation_rows(given, new)).nats
     np.testing.assert_allclose(nats, some.nats, rtol=2e-3)
