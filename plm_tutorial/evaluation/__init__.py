@@ -1,8 +1,8 @@
 """How good a model is, and how sure we are.
 
 In: log-probabilities, predicted classes, probabilities, logits. Out: numbers, and intervals around them. ``language``
-measures texts under a language model, ``classification`` predicted classes, ``calibration`` probabilities, and
-``intervals`` says how far any of these numbers may be trusted.
+measures texts under a language model, ``classification`` predicted classes, ``calibration`` probabilities,
+``translation`` texts against reference texts, and ``intervals`` says how far any of these numbers may be trusted.
 """
 
 from .calibration import (
@@ -37,6 +37,15 @@ from .language import (
     score_texts,
     split_windows,
 )
+from .translation import (
+    bleu,
+    chrf,
+    exact_match,
+    score_counts,
+    translation_counts,
+    translation_difference,
+    translation_interval,
+)
 
 __all__ = [
     "Chance",
@@ -49,13 +58,16 @@ __all__ = [
     "Window",
     "accuracy",
     "bits_per_byte",
+    "bleu",
     "bootstrap_interval",
     "brier_score",
     "choose_threshold",
+    "chrf",
     "class_scores",
     "confusion_matrix",
     "corpus_bits_per_byte",
     "ece_by_chance",
+    "exact_match",
     "expected_calibration_error",
     "fit_temperature",
     "macro_f1",
@@ -63,10 +75,14 @@ __all__ = [
     "paired_bootstrap",
     "perplexity",
     "reliability_bins",
+    "score_counts",
     "score_difference",
     "score_interval",
     "score_texts",
     "softmax",
     "split_windows",
     "top_label",
+    "translation_counts",
+    "translation_difference",
+    "translation_interval",
 ]

@@ -1,0 +1,470 @@
+"""What an encoder-decoder trained from nothing can translate: exact forms, names, and a few hundred real messages.
+
+    python benchmarks/translation.py        45 minutes on a core; writes artifacts/translation*/
+
+Stopped, it goes on where it was. Three studies, one character vocabulary, one small model for French, German and
+Chinese. *Forms*: dates, times, numbers, units, spelled numbers; tested on combinations that were held out, and on forms
+that were never seen. *Terms*: names of CLDR, from nothing and from the weights of the first study. *Messages*: those of
+Django and Sphinx, with an eighth to all of the training data. What was chosen (tokens, start, beams) was chosen on
+validation pairs. What is kept of a model is what it wrote, from which all scores follow.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import babel
+import num2words
+import numpy as np
+import tokenizers
+import torch
+from sweep import RUNS, kept
+
+from plm_tutorial import evaluation, load_model, runtime
+from plm_tutorial.batches import Batches
+from plm_tutorial.experiments import translated_text, translation_baselines
+from plm_tutorial.experiments.parallel_text import KINDS, LANGUAGES, UNSEEN_FORMS, Pair, made_pairs
+from plm_tutorial.models import Transformer, TransformerConfig
+from plm_tutorial.objectives import predict_labels
+from plm_tutorial.pretrained import export
+from plm_tutorial.records import artifacts, write_record
+from plm_tutorial.seq2seq import BEGIN, END, PAD, UNKNOWN, PairRows, character_tokenizer, language_token, translate
+from plm_tutorial.tokenizers import train_fast_bpe
+from plm_tutorial.training import TrainingConfig, fit
+
+COMMAND = "python benchmarks/translation.py"
+NAME = "translation"
+FOUND = {"terms": translated_text.terms, "messages": translated_text.messages}
+BEAMS = tuple((n, penalty) for n in (1, 4) for penalty in (0.0, 1.0) if n > 1 or penalty)  # tried for terms
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all runs share."""
+
+    made: int = 60_000  # pairs of forms, a language
+    steps: int = 3_000  # on forms
+    token_steps: int = 400  # to choose the tokens
+    term_steps: int = 800
+    message_steps: int = 500
+    tested: int = 400  # pairs of forms, a language and kind
+    shares: tuple[int, ...] = (8, 4, 2, 1)  # of the messages: an eighth …
+    name: str = NAME  # of the records
+    seeds: tuple[int, ...] = (0, 1, 2)
+    size: int = 64  # pairs of a batch
+    longest: int = 96  # tokens of a row on either side, and of what is written
+    d_model: int = 128
+    lr: float = 2e-3
+    muon_lr: float = 0.01
+    dropout: float = 0.2  # where there is little data
+
+    @property
+    def key(self) -> str:
+        """Name what a run depends on besides what its own name says."""
+        return f"{self.made}-{self.steps}-{self.d_model}-{self.size}-{self.lr:g}-{self.muon_lr:g}"
+
+
+# ---------------------------------------------------------------------------------------------------- data and tokens
+
+
+@cache
+def made(study: Study) -> list[Pair]:
+    """Return the pairs of forms to train on."""
+    return [pair for language in LANGUAGES for pair in made_pairs(language, "train", study.made)]
+
+
+def found(what: str, split: str, share: int = 1) -> list[Pair]:
+    """Return terms or messages of all languages; with ``share`` only every so-manieth, of smaller ones a part."""
+    return [pair for language in LANGUAGES for pair in FOUND[what](language, split)[::share]]
+
+
+@cache
+def characters(study: Study) -> tokenizers.Tokenizer:
+    """Return the vocabulary of all studies: the characters of all training pairs."""
+    pairs = [*made(study), *found("terms", "train"), *found("messages", "train")]
+    return character_tokenizer((pair.source + pair.target for pair in pairs), LANGUAGES)
+
+
+def pieces(pairs: Sequence[Pair], vocab_size: int = 400) -> tokenizers.Tokenizer:
+    """Return a byte-level BPE of some pairs, the other choice of tokens."""
+    special = [PAD, BEGIN, END, UNKNOWN, *map(language_token, LANGUAGES)]
+    return train_fast_bpe([text for pair in pairs for text in pair[:2]], vocab_size, special)
+
+
+def rows_of(pairs: Sequence[Pair], tokenizer: tokenizers.Tokenizer, length: int) -> PairRows:
+    """Return pairs as rows."""
+    return PairRows(
+        *([getattr(p, part) for p in pairs] for part in ("source", "target", "language")), tokenizer, length
+    )
+
+
+def config_of(study: Study, tokenizer: tokenizers.Tokenizer, dropout: float) -> TransformerConfig:
+    """Return the shape of all models: that of 2017, but pre-norm, and small."""
+    D = study.d_model
+    return TransformerConfig(tokenizer.get_vocab_size(), 192, D, 2, 4, 4 * D, norm="pre", dropout=dropout)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def trained(
+    study: Study,
+    name: str,
+    pairs: Sequence[Pair],
+    steps: int,
+    seed: int = 0,
+    *,
+    tokenizer: tokenizers.Tokenizer | None = None,
+    start: Transformer | None = None,
+    dropout: float = 0.0,
+    evaluate_every: int = 0,
+    evaluate=None,
+) -> tuple[Transformer, dict]:
+    """Train a model, from nothing or from the weights of another, and return it with what it took."""
+    tokenizer = tokenizer or characters(study)
+    torch.manual_seed(seed)
+    model = Transformer(config_of(study, tokenizer, dropout))
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    rows = rows_of(pairs, tokenizer, study.longest)
+    config = TrainingConfig(
+        steps,
+        lr=study.lr,
+        muon_lr=study.muon_lr,
+        optimizer="muon",
+        weight_decay=0.1 if dropout else 0.01,
+        warmup=min(50, steps // 5),
+        seed=seed,
+        evaluate_every=evaluate_every,
+        checkpoint_every=200,
+    )
+    folder = RUNS / NAME / f"{name}-{study.key}"
+    batches = Batches(rows, study.size, seed=seed, bucket=16)
+    begun = time.perf_counter()
+    history = fit(model, batches, config, objective=predict_labels, evaluate=evaluate, folder=folder, progress=False)
+    seconds = time.perf_counter() - begun
+    export(model.half(), folder / "model", tokenizer, overwrite=True)
+    counted = {"training pairs": len(rows), "left out, too long": len(pairs) - len(rows), "training steps": steps}
+    counted |= {
+        "training tokens": int(sum(history.column("tokens"))),
+        "training seconds": sum(history.column("seconds")),
+    }
+    counted |= {"parameters": sum(p.numel() for p in model.parameters()), "machine": runtime.machine()}
+    print(f"  {name}: {steps} steps, {seconds:.0f} s, loss {np.mean(history.column('loss')[-20:]):.3f}", flush=True)
+    return load_model(folder / "model", device="cpu"), counted | {"folder": str(folder)}
+
+
+def written(study: Study, model, tokenizer, pairs: Sequence[Pair], n_beams: int = 1, penalty: float = 1.0) -> list[str]:
+    """Return what a model makes of the sources of pairs, in the order of the pairs."""
+    how = {"n_beams": n_beams, "length_penalty": penalty, "batch": 128 // n_beams, "max_new_tokens": study.longest}
+    outputs: dict[int, str] = {}
+    for language in LANGUAGES:
+        if rows := [i for i, pair in enumerate(pairs) if pair.language == language]:
+            texts = translate(model, tokenizer, [pairs[i].source for i in rows], language, **how)
+            outputs |= zip(rows, texts, strict=True)
+    return [outputs[i] for i in range(len(pairs))]
+
+
+# --------------------------------------------------------------------------------------------------------------- forms
+
+
+def tests_of(study: Study, split: str = "test") -> list[Pair]:
+    """Return held-out pairs of forms: as many of each kind, in each language."""
+    return [
+        pair
+        for language in LANGUAGES
+        for kind in KINDS
+        if (kind, language) != ("spelled", "zh")
+        for pair in made_pairs(language, split, study.tested, kinds=(kind,), seed=1)
+    ]
+
+
+def unseen(study: Study) -> list[Pair]:
+    """Return pairs of forms that were never trained on."""
+    n = study.tested // 2
+    return [p for la in LANGUAGES for form in UNSEEN_FORMS for p in made_pairs(la, "test", n, forms=[form], seed=1)]
+
+
+def choose_tokens(study: Study, tokens: str) -> dict:
+    """Return how often a short training with these tokens is exactly right, on French validation pairs."""
+    pairs = [pair for pair in made(study) if pair.language == "fr"]
+    tokenizer = characters(study) if tokens == "characters" else pieces(pairs)
+    model, counted = trained(study, f"tokens-{tokens}", pairs, study.token_steps, tokenizer=tokenizer)
+    held_out = [pair for pair in tests_of(study, "validation") if pair.language == "fr"]
+    right = [a == b.target for a, b in zip(written(study, model, tokenizer, held_out), held_out, strict=True)]
+    kinds = {
+        kind: float(np.mean([r for r, p in zip(right, held_out, strict=True) if p.kind == kind])) for kind in KINDS
+    }
+    return counted | {"exact": float(np.mean(right))} | kinds
+
+
+def forms(study: Study) -> dict:
+    """Train on forms, and return what the model writes for held-out and for unseen ones."""
+    tokenizer = characters(study)
+    some = [pair for la in LANGUAGES for pair in made_pairs(la, "validation", max(10, study.tested // 4), seed=2)]
+
+    def evaluate(model) -> dict[str, float]:
+        right = [a == b.target for a, b in zip(written(study, model, tokenizer, some), some, strict=True)]
+        exact = {la: np.mean([r for r, p in zip(right, some, strict=True) if p.language == la]) for la in LANGUAGES}
+        print("  ", {name: round(float(value), 3) for name, value in exact.items()}, flush=True)
+        return {"wrong": 1 - float(np.mean(right))} | exact
+
+    every = max(1, study.steps // 10)
+    model, counted = trained(study, "forms", made(study), study.steps, evaluate_every=every, evaluate=evaluate)
+    return counted | {
+        "test": written(study, model, tokenizer, tests_of(study)),
+        "unseen": written(study, model, tokenizer, unseen(study)),
+    }
+
+
+# --------------------------------------------------------------------------------------------------- terms and messages
+
+
+def forms_model(study: Study) -> Transformer:
+    """Return the model of :func:`forms`."""
+    return load_model(RUNS / NAME / f"forms-{study.key}" / "model", device="cpu")
+
+
+def terms(study: Study, start: str, seed: int) -> dict:
+    """Train on terms, "from nothing" or "from forms", and return what the model writes, by several searches."""
+    given = forms_model(study).float() if start == "from forms" else None
+    name = f"terms-{start.replace(' ', '-')}-{seed}"
+    how = {"start": given, "dropout": study.dropout}
+    model, counted = trained(study, name, found("terms", "train"), study.term_steps, seed, **how)
+    for n_beams, penalty in BEAMS:
+        for split in ("validation", "test"):
+            outputs = written(study, model, characters(study), found("terms", split), n_beams, penalty)
+            counted[f"{split}, {n_beams} beams, penalty {penalty:g}"] = outputs
+    return counted
+
+
+def messages(study: Study, share: int, seed: int) -> dict:
+    """Train on a share of the messages, from the weights of forms, and return what the model writes."""
+    pairs = found("messages", "train", share)
+    how = {"start": forms_model(study).float(), "dropout": study.dropout}
+    model, counted = trained(study, f"messages-{share}-{seed}", pairs, study.message_steps, seed, **how)
+    tokenizer = characters(study)
+    return counted | {
+        split: written(study, model, tokenizer, found("messages", split)) for split in ("validation", "test")
+    }
+
+
+def baselines(what: str, share: int = 1) -> dict[str, list[str]]:
+    """Return what the three baselines make of the test pairs, with so much to learn from."""
+    outputs: dict[str, list[str]] = {"copy": [], "dictionary": [], "nearest": []}
+    for language in LANGUAGES:
+        pairs = FOUND[what](language, "train")[::share]
+        texts = [pair.source for pair in FOUND[what](language, "test")]
+        outputs["copy"] += translation_baselines.copy_source(texts)
+        outputs["dictionary"] += translation_baselines.Dictionary(pairs)(texts)
+        outputs["nearest"] += translation_baselines.NearestNeighbour(pairs)(texts)
+    return outputs
+
+
+# -------------------------------------------------------------------------------------------------------------- scores
+
+
+def of_language(pairs: Sequence[Pair], outputs: Sequence[str], language: str) -> tuple[list[str], list[str]]:
+    """Return references and outputs of one language."""
+    rows = [i for i, pair in enumerate(pairs) if pair.language == language]
+    return [pairs[i].target for i in rows], [outputs[i] for i in rows]
+
+
+def form_scores(pairs: Sequence[Pair], outputs: Sequence[str], part: str) -> list[dict]:
+    """Return a row for each language and kind, or form: pairs, share that is exactly right with its interval, chrF."""
+    rows = []
+    for language in LANGUAGES:
+        for name in dict.fromkeys(getattr(pair, part) for pair in pairs if pair.language == language):
+            chosen = [i for i, p in enumerate(pairs) if (p.language, getattr(p, part)) == (language, name)]
+            wanted, got = [pairs[i].target for i in chosen], [outputs[i] for i in chosen]
+            right = np.array([a == b for a, b in zip(wanted, got, strict=True)], dtype=float)
+            low, high = evaluation.bootstrap_interval(right)
+            rows.append({"language": language, part: name, "pairs": len(chosen), "exact": right.mean()})
+            rows[-1] |= {"low": low, "high": high, "chrF": evaluation.chrf(wanted, got)}
+    return rows
+
+
+def compared(pairs: Sequence[Pair], systems: dict[str, list[str]], metrics: Sequence[str] = ("chrF",)) -> list[dict]:
+    """Return a row for each language and system: its scores, with intervals over the pairs."""
+    rows = []
+    for language in LANGUAGES:
+        for name, outputs in systems.items():
+            wanted, got = of_language(pairs, outputs, language)
+            row = {"language": language, "system": name, "pairs": len(wanted)}
+            for metric in metrics:
+                counts = evaluation.translation_counts(metric, wanted, got, language)
+                low, high = evaluation.translation_interval(metric, wanted, got, language)
+                score = evaluation.score_counts(metric, counts)
+                row |= {metric: score, f"{metric} low": low, f"{metric} high": high}
+            rows.append(row | {"exact": evaluation.exact_match(wanted, got)})
+    return rows
+
+
+def output_rows(pairs: Sequence[Pair], systems: dict[str, Sequence[str]], part: str) -> list[dict]:
+    """Return a row for each test pair, with what each system wrote."""
+    rows = []
+    for i, pair in enumerate(pairs):
+        row = {"language": pair.language, part: getattr(pair, part), "source": pair.source, "reference": pair.target}
+        rows.append(row | {name: outputs[i] for name, outputs in systems.items()})
+    return rows
+
+
+def keep_model(folder: str, name: str) -> None:
+    """Put a trained model, its tokenizer and its log into the artifact's folder."""
+    target = artifacts() / name
+    target.mkdir(parents=True, exist_ok=True)
+    for file in (Path(folder) / "model").iterdir():
+        shutil.copyfile(file, target / file.name)
+    shutil.copyfile(Path(folder) / "log.csv", target / "log.csv")
+
+
+def hashes(*groups: tuple[str, Sequence[Pair]]) -> dict[str, str]:
+    """Return what a record notes of its data: the pairs, and the releases that wrote them."""
+    releases = {"babel": babel.__version__, "num2words": getattr(num2words, "__version__", "0.5.14")}
+    return {name: translated_text.pairs_hash(pairs) for name, pairs in groups} | releases
+
+
+COUNTED = ("parameters", "training pairs", "training steps", "training tokens", "training seconds")
+
+
+def record_forms(study: Study) -> None:
+    """Write the record of the first study."""
+    result = kept(NAME, f"forms-{study.key}-{study.tested}", lambda: forms(study))
+    tokens = {name: kept(NAME, f"tokens-{name}-{study.key}", lambda n=name: choose_tokens(study, n)) for name in TOKENS}
+    pairs, new = tests_of(study), unseen(study)
+    by_kind, by_form = form_scores(pairs, result["test"], "kind"), form_scores(new, result["unseen"], "form")
+    scores = {name: result[name] for name in COUNTED}
+    for language in LANGUAGES:
+        wanted, got = of_language(pairs, result["test"], language)
+        right = [a == b for a, b in zip(wanted, got, strict=True)]
+        low, high = evaluation.bootstrap_interval(np.array(right, dtype=float))
+        scores |= {f"{language}: exactly right": float(np.mean(right)), f"{language}: low end of the interval": low}
+        scores |= {f"{language}: high end of the interval": high, f"{language}: test pairs": len(right)}
+    for name, run in tokens.items():
+        scores |= {
+            f"{name}, short run: exactly right": run["exact"],
+            f"{name}, short run: seconds": run["training seconds"],
+        }
+    keep_model(result["folder"], study.name)
+    tables = {"kinds": by_kind, "unseen": by_form}
+    wrong = [i for i, pair in enumerate(pairs) if pair.target != result["test"][i]]
+    tables["mistakes"] = output_rows([pairs[i] for i in wrong], {"model": [result["test"][i] for i in wrong]}, "form")
+    tables["unseen_outputs"] = output_rows(new, {"model": result["unseen"]}, "form")
+    data = hashes(("forms: train", made(study)), ("forms: test", pairs), ("forms: unseen", new))
+    print(
+        write_record(
+            study.name, scores, command=COMMAND, data=data, seeds=[0], tables=tables, machine=result["machine"]
+        )
+    )
+
+
+TOKENS = ("characters", "pieces")
+STARTS = ("from nothing", "from forms")
+
+
+def record_terms(study: Study) -> None:
+    """Write the record of the second study: start and search are chosen on validation pairs."""
+    runs = {}
+    for seed in study.seeds:
+        for start in STARTS:
+            key = f"terms-{start}-{seed}-{study.term_steps}-{study.key}"
+            runs[start, seed] = kept(NAME, key, lambda a=start, b=seed: terms(study, a, b))
+    valid, test = found("terms", "validation"), found("terms", "test")
+    tried = []
+    for start in STARTS:
+        for n_beams, penalty in BEAMS:
+            key = f"validation, {n_beams} beams, penalty {penalty:g}"
+            values = [np.mean([evaluation.chrf(*of_language(valid, runs[start, seed][key], la)) for la in LANGUAGES])
+                      for seed in study.seeds]  # fmt: skip
+            tried.append(
+                {"start": start, "beams": n_beams, "penalty": penalty, "validation chrF": float(np.mean(values))}
+            )
+    best = max(tried, key=lambda row: row["validation chrF"])
+    search = f"test, {best['beams']} beams, penalty {best['penalty']:g}"
+    systems = {f"{start} {seed}": run[search] for (start, seed), run in runs.items()} | baselines("terms")
+    table = compared(test, systems)
+    chosen = runs[best["start"], study.seeds[0]]
+    scores = {name: chosen[name] for name in COUNTED} | {"beams": best["beams"], "length penalty": best["penalty"]}
+    for language in LANGUAGES:
+        of = {row["system"]: row["chrF"] for row in table if row["language"] == language}
+        rival = max(("copy", "dictionary", "nearest"), key=of.get)
+        for seed in study.seeds:
+            wanted, a = of_language(test, systems[f"{best['start']} {seed}"], language)
+            difference = evaluation.translation_difference(
+                "chrF", wanted, a, of_language(test, systems[rival], language)[1]
+            )
+            name = f"{language}, seed {seed}: chrF less {rival}"
+            scores |= {name: difference.estimate, f"{name}, low": difference.low, f"{name}, high": difference.high}
+        for start in STARTS:
+            scores[f"{language}: chrF {start}, mean of seeds"] = float(
+                np.mean([of[f"{start} {s}"] for s in study.seeds])
+            )
+        scores[f"{language}: chrF of {rival}, the best baseline"] = of[rival]
+    keep_model(chosen["folder"], f"{study.name}_terms")
+    for row in tried:
+        row["chosen"] = row is best
+    outputs = {"model": systems[f"{best['start']} {study.seeds[0]}"]} | baselines("terms")
+    tables = {"systems": table, "choices": tried, "outputs": output_rows(test, outputs, "kind")}
+    data = hashes(*((f"terms: {split}", found("terms", split)) for split in translated_text.SPLITS))
+    how = {"command": COMMAND, "data": data, "seeds": list(study.seeds), "tables": tables}
+    print(write_record(f"{study.name}_terms", scores, machine=chosen["machine"], **how))
+
+
+def record_messages(study: Study) -> None:
+    """Write the record of the third study: the curve over the amount of data."""
+    seeds = {share: study.seeds[:2] if share == 1 else study.seeds[:1] for share in study.shares}
+    runs = {}
+    for share in study.shares:
+        for seed in seeds[share]:
+            key = f"messages-{share}-{seed}-{study.message_steps}-{study.key}"
+            runs[share, seed] = kept(NAME, key, lambda a=share, b=seed: messages(study, a, b))
+    test, curve, scores = found("messages", "test"), [], {}
+    for share in study.shares:
+        systems = {f"model {seed}": runs[share, seed]["test"] for seed in seeds[share]} | baselines("messages", share)
+        sizes = {la: len(FOUND["messages"](la, "train")[::share]) for la in LANGUAGES}
+        curve += [row | {"training pairs": sizes[row["language"]]} for row in compared(test, systems, ("chrF", "BLEU"))]
+    for language in LANGUAGES:
+        of = {
+            row["system"]: row["chrF"] for row in curve[-len(LANGUAGES) * len(systems) :] if row["language"] == language
+        }
+        rival = max(("copy", "dictionary", "nearest"), key=of.get)
+        for seed in seeds[1]:
+            wanted, a = of_language(test, systems[f"model {seed}"], language)
+            difference = evaluation.translation_difference(
+                "chrF", wanted, a, of_language(test, systems[rival], language)[1]
+            )
+            name = f"{language}, seed {seed}: chrF less {rival}"
+            scores |= {name: difference.estimate, f"{name}, low": difference.low, f"{name}, high": difference.high}
+        scores |= {f"{language}: test messages": len(of_language(test, systems["copy"], language)[0])}
+    full = runs[1, study.seeds[0]]
+    scores |= {name: full[name] for name in COUNTED} | {"left out, too long": full["left out, too long"]}
+    tables = {"curve": curve, "outputs": output_rows(test, {"model": full["test"]} | baselines("messages"), "kind")}
+    data = hashes(*((f"messages: {split}", found("messages", split)) for split in translated_text.SPLITS))
+    how = {"command": COMMAND, "data": data, "seeds": list(study.seeds[:2]), "tables": tables}
+    print(write_record(f"{study.name}_messages", scores, machine=full["machine"], **how))
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny setting, to see that everything runs")
+    parser.add_argument("--name", default=NAME, help="how the records' names begin, under artifacts/")
+    parser.add_argument(
+        "--only", choices=("forms", "terms", "messages"), help="one study; the later two need the first"
+    )
+    options = parser.parse_args()
+    tiny = {"made": 300, "steps": 4, "token_steps": 3, "term_steps": 3, "message_steps": 3, "tested": 8, "longest": 40}
+    tiny |= {"d_model": 16, "seeds": (0, 1), "shares": (8, 1)}
+    study = replace(Study(), name=options.name, **(tiny if options.quick else {}))
+    for name, make in (("forms", record_forms), ("terms", record_terms), ("messages", record_messages)):
+        if options.only in (None, name):
+            make(study)
+
+
+if __name__ == "__main__":
+    main()
