@@ -18,6 +18,7 @@ from plm_tutorial.exercises import (
     scaling_out,
     tokenization,
     transformer,
+    translation,
 )
 from tests.exercises import (
     test_attention,
@@ -31,6 +32,7 @@ from tests.exercises import (
     test_scaling_out,
     test_tokenization,
     test_transformer,
+    test_translation,
 )
 
 TOPICS = {
@@ -45,6 +47,7 @@ TOPICS = {
     frameworks: test_frameworks,
     scaling: test_scaling,
     scaling_out: test_scaling_out,
+    translation: test_translation,
 }
 RIGHT = [(topic, *case) for topic, answers in TOPICS.items() for case in answers.RIGHT]
 WRONG = [(topic, *case) for topic, answers in TOPICS.items() for case in answers.WRONG]
