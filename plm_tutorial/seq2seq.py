@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tokenizers
 import torch
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from plm_tutorial.decoding import beam_search
@@ -42,6 +42,22 @@ def character_tokenizer(texts: Iterable[str], languages: Iterable[str] = ()) -> 
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(special)
     tokenizer.encode_special_tokens = True  # a text that spells out "</s>" does not end there
+    return tokenizer
+
+
+def piece_tokenizer(texts: Iterable[str], vocab_size: int, languages: Iterable[str] = ()) -> tokenizers.Tokenizer:
+    """Return a tokenizer of byte-pair merges of the characters of some texts, the special tokens before them.
+
+    Pieces do not cross the border of a word, which a space before it belongs to; each digit is a piece of its own, so
+    that a number is always cut alike. A character that these texts do not have becomes ``<unk>``.
+    """
+    special = [PAD, BEGIN, END, UNKNOWN, *map(language_token, languages)]
+    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"\d| ?[^\d\s]+|\s"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 

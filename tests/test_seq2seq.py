@@ -8,7 +8,7 @@ from plm_tutorial.batches import Batches
 from plm_tutorial.models import Transformer, TransformerConfig
 from plm_tutorial.objectives import IGNORED, predict_labels, token_loss
 from plm_tutorial.pretrained import export, load_tokenizer
-from plm_tutorial.seq2seq import BEGIN, END, PAD, PairRows, character_tokenizer, translate
+from plm_tutorial.seq2seq import BEGIN, END, PAD, PairRows, character_tokenizer, piece_tokenizer, translate
 from plm_tutorial.training import TrainingConfig, fit
 
 SOURCES, TARGETS = ["abc", "b", "cc年 a"], ["cba", "b", "a 年cc"]
@@ -33,6 +33,16 @@ def test_characters_there_and_back(tokenizer, tmp_path):
     assert len(tokenizer.encode("</s>").ids) == 4  # spelled out, it is text
     export(model_for(tokenizer), tmp_path / "model", tokenizer)
     assert load_tokenizer(tmp_path / "model").encode("cab").ids == tokenizer.encode("cab").ids
+
+
+def test_pieces_are_merged_within_words_and_digits_stay_alone():
+    texts = ["March 2024", "March 20, 2021", "2024年3月5日", "Marched back"] * 3
+    pieces = piece_tokenizer(texts, 60, ["fr"])
+    assert pieces.encode("March 20, 2021").tokens == ["March", " ", "2", "0", ",", " ", "2", "0", "2", "1"]
+    assert pieces.encode("5年").tokens == ["5", "年"]
+    for text in texts:
+        assert pieces.decode(pieces.encode(text).ids) == text
+    assert pieces.encode("xMarch").tokens[0] == "<unk>" and pieces.get_vocab_size() <= 60
 
 
 def test_a_batch(tokenizer):

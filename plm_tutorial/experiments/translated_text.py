@@ -64,8 +64,11 @@ def _names(locale: Locale, kind: str) -> Mapping[str, str]:
 
 
 @cache
-def messages(language: str, split: str | None = None) -> tuple[Pair, ...]:
+def messages(language: str, split: str | None = None, longest: int | None = None) -> tuple[Pair, ...]:
     """Return Django's and Sphinx's messages, as people translated them; of a plural, its first and its last form.
+
+    Args:
+        longest: leave out pairs with more characters than this on either side; None: keep all.
 
     Raises:
         ValueError: the language or the split is unknown.
@@ -79,7 +82,8 @@ def messages(language: str, split: str | None = None) -> tuple[Pair, ...]:
         if f".{language}." in file
         for texts in _catalogue(name, file)
     )
-    return tuple(_of_split(_once(pairs), split))
+    kept = _of_split(_once(pairs), split)
+    return tuple(pair for pair in kept if longest is None or max(len(pair.source), len(pair.target)) <= longest)
 
 
 def _catalogue(name: str, file: str) -> Iterator[tuple[str, str]]:

@@ -50,6 +50,11 @@ def test_messages_are_what_the_catalogues_say():
         assert all(f'"{side}"' in text for side in pair[:2]), pair
 
 
+def test_longer_messages_can_be_left_out():
+    short, every = messages("fr", "test", 40), messages("fr", "test")
+    assert set(short) == {pair for pair in every if max(len(pair.source), len(pair.target)) <= 40} != set(every)
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="language is 'en'; there are fr, de, zh"):
         terms("en")
