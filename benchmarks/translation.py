@@ -4,10 +4,9 @@
 
 Stopped, it goes on where it was. Three studies, one small model for French, German and Chinese. *Forms*: dates, times,
 numbers, units, spelled numbers, cut into characters and into pieces; tested on combinations that were held out, and on
-forms that were never seen. *Terms*: names of CLDR, in characters, from nothing and from the weights of the forms in
-characters. *Messages*: those of Django and Sphinx, with an eighth to all of the training data, from the same weights.
-What was chosen (tokens, start, beams) was chosen on validation pairs. What is kept of a model is what it wrote, from
-which all scores follow.
+forms that were never seen. *Terms*: names of CLDR, in characters. *Messages*: those of Django and Sphinx, likewise,
+from an eighth to all of the training data. What was chosen (tokens, beams) was chosen on validation pairs. What is kept of a
+model is what it wrote, from which all scores follow.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ from plm_tutorial.training import TrainingConfig, fit
 COMMAND = "python benchmarks/translation.py"
 NAME = "translation"
 TOKENS = {"characters": lambda study: characters(study), "pieces": lambda study: pieces(study)}
-STARTS = ("from nothing", "from forms")
 LONGEST = 150  # characters of a message; the longer ones, one in fifty or so, are left out of the study
 FOUND = {"terms": translated_text.terms, "messages": partial(translated_text.messages, longest=LONGEST)}
 BEAMS = tuple((n, penalty) for n in (1, 4) for penalty in (0.0, 1.0) if n > 1 or penalty)  # tried for terms
@@ -55,13 +53,14 @@ class Study:
     made: int = 60_000  # pairs of forms, a language
     steps: int = 3_000  # on forms
     vocab_size: int = 600  # of pieces
-    term_steps: int = 500
-    message_steps: int = 400  # on all messages; on a share of them fewer
+    term_steps: int = 1_800
+    message_steps: int = 900  # on all messages; on a share of them fewer
     tested: int = 400  # pairs of forms, a language and kind
     shares: tuple[int, ...] = (8, 4, 2, 1)  # of the messages: an eighth …
     name: str = NAME  # of the records
     seeds: tuple[int, ...] = (0, 1)
     size: int = 64  # pairs of a batch
+    small: int = 32  # of terms and messages, of which there are few
     longest: int = 160  # tokens of a row on either side
     most_new: int | None = None  # characters that are written; None: twice the source's and twenty
     d_model: int = 128
@@ -128,17 +127,15 @@ def trained(
     seed: int = 0,
     *,
     tokenizer: tokenizers.Tokenizer | None = None,
-    start: Transformer | None = None,
+    size: int | None = None,
     dropout: float = 0.0,
     evaluate_every: int = 0,
     evaluate=None,
 ) -> tuple[Transformer, dict]:
-    """Train a model, from nothing or from the weights of another, and return it with what it took."""
+    """Train a model, and return it with what it took."""
     tokenizer = tokenizer or characters(study)
     torch.manual_seed(seed)
     model = Transformer(config_of(study, tokenizer, dropout))
-    if start is not None:
-        model.load_state_dict(start.state_dict())
     rows = rows_of(pairs, tokenizer, study.longest)
     config = TrainingConfig(
         steps,
@@ -152,7 +149,7 @@ def trained(
         checkpoint_every=200,
     )
     folder = RUNS / NAME / f"{name}-{study.key}"
-    batches = Batches(rows, study.size, seed=seed, bucket=16)
+    batches = Batches(rows, size or study.size, seed=seed, bucket=16)
     begun = time.perf_counter()
     history = fit(model, batches, config, objective=predict_labels, evaluate=evaluate, folder=folder, progress=False)
     seconds = time.perf_counter() - begun
@@ -169,7 +166,7 @@ def trained(
 
 def written(study: Study, model, tokenizer, pairs: Sequence[Pair], n_beams: int = 1, penalty: float = 1.0) -> list[str]:
     """Return what a model makes of the sources of pairs, in the order of the pairs."""
-    how = {"n_beams": n_beams, "length_penalty": penalty, "batch": 128 // n_beams, "max_new_tokens": study.most_new}
+    how = {"n_beams": n_beams, "length_penalty": penalty, "batch": 128, "max_new_tokens": study.most_new}
     outputs: dict[int, str] = {}
     for language in LANGUAGES:
         if rows := [i for i, pair in enumerate(pairs) if pair.language == language]:
@@ -220,17 +217,10 @@ def forms(study: Study, tokens: str) -> dict:
 # --------------------------------------------------------------------------------------------------- terms and messages
 
 
-def forms_model(study: Study) -> Transformer:
-    """Return the model of :func:`forms` that reads and writes characters, as those of terms and messages do."""
-    return load_model(RUNS / NAME / f"forms-characters-{study.key}" / "model", device="cpu")
-
-
-def terms(study: Study, start: str, seed: int) -> dict:
-    """Train on terms, "from nothing" or "from forms", and return what the model writes, by several searches."""
-    given = forms_model(study).float() if start == "from forms" else None
-    name = f"terms-{start.replace(' ', '-')}-{seed}"
-    how = {"start": given, "dropout": study.dropout}
-    model, counted = trained(study, name, found("terms", "train"), study.term_steps, seed, **how)
+def terms(study: Study, seed: int) -> dict:
+    """Train on terms, and return what the model writes, by several searches."""
+    name, pairs = f"terms-{seed}", found("terms", "train")
+    model, counted = trained(study, name, pairs, study.term_steps, seed, size=study.small, dropout=study.dropout)
     for n_beams, penalty in BEAMS:
         for split in ("validation", "test"):
             outputs = written(study, model, characters(study), found("terms", split), n_beams, penalty)
@@ -239,15 +229,11 @@ def terms(study: Study, start: str, seed: int) -> dict:
 
 
 def messages(study: Study, share: int, seed: int) -> dict:
-    """Train on a share of the messages, from the weights of forms, and return what the model writes."""
-    pairs = found("messages", "train", share)
-    how = {"start": forms_model(study).float(), "dropout": study.dropout}
+    """Train on a share of the messages, and return what the model writes."""
+    name, pairs = f"messages-{share}-{seed}", found("messages", "train", share)
     steps = max(1, round(study.message_steps / share ** (1 / 3)))
-    model, counted = trained(study, f"messages-{share}-{seed}", pairs, steps, seed, **how)
-    tokenizer = characters(study)
-    return counted | {
-        split: written(study, model, tokenizer, found("messages", split)) for split in ("validation", "test")
-    }
+    model, counted = trained(study, name, pairs, steps, seed, size=study.small, dropout=study.dropout)
+    return counted | {"test": written(study, model, characters(study), found("messages", "test"))}
 
 
 def baselines(what: str, share: int = 1) -> dict[str, list[str]]:
@@ -316,7 +302,7 @@ def keep_model(folder: str, name: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in (Path(folder) / "model").iterdir():
         shutil.copyfile(file, target / file.name)
-    shutil.copyfile(Path(folder) / "log.csv", target / "log.csv")
+    pd.read_csv(Path(folder) / "log.csv").to_csv(target / "log.csv", index=False, float_format="%.5g")
 
 
 def hashes(*groups: tuple[str, Sequence[Pair]]) -> dict[str, str]:
@@ -369,85 +355,63 @@ def record_forms(study: Study) -> None:
     print(write_record(study.name, scores, machine=result["machine"], **how))
 
 
+def against_best(pairs: Sequence[Pair], systems: dict[str, list[str]], model: str, label: str) -> dict[str, float]:
+    """Return by how much a model's chrF is above the best baseline's, by language, with intervals over the pairs."""
+    scores = {}
+    for language in LANGUAGES:
+        wanted = of_language(pairs, systems[model], language)[0]
+        outputs = {name: of_language(pairs, texts, language)[1] for name, texts in systems.items()}
+        rival = max(("copy", "dictionary", "nearest"), key=lambda name: evaluation.chrf(wanted, outputs[name]))
+        difference = evaluation.translation_difference("chrF", wanted, outputs[model], outputs[rival])
+        name = f"{language}, {label}: chrF less {rival}"
+        scores |= {name: difference.estimate, f"{name}, low": difference.low, f"{name}, high": difference.high}
+    return scores
+
+
 def record_terms(study: Study) -> None:
-    """Write the record of the second study: start and search are chosen on validation pairs."""
+    """Write the record of the second study: the search is chosen on validation pairs."""
     runs = {}
     for seed in study.seeds:
-        for start in STARTS:
-            key = f"terms-{start}-{seed}-{study.term_steps}-{study.key}"
-            runs[start, seed] = kept(NAME, key, lambda a=start, b=seed: terms(study, a, b))
+        key = f"terms-{seed}-{study.term_steps}-{study.small}-{study.key}"
+        runs[seed] = kept(NAME, key, lambda which=seed: terms(study, which))
     valid, test = found("terms", "validation"), found("terms", "test")
     tried = []
-    for start in STARTS:
-        for n_beams, penalty in BEAMS:
-            key = f"validation, {n_beams} beams, penalty {penalty:g}"
-            values = [np.mean([evaluation.chrf(*of_language(valid, runs[start, seed][key], la)) for la in LANGUAGES])
-                      for seed in study.seeds]  # fmt: skip
-            tried.append(
-                {"start": start, "beams": n_beams, "penalty": penalty, "validation chrF": float(np.mean(values))}
-            )
+    for n_beams, penalty in BEAMS:
+        outputs = [run[f"validation, {n_beams} beams, penalty {penalty:g}"] for run in runs.values()]
+        values = [evaluation.chrf(*of_language(valid, texts, la)) for texts in outputs for la in LANGUAGES]
+        tried.append({"beams": n_beams, "penalty": penalty, "validation chrF": float(np.mean(values))})
     best = max(tried, key=lambda row: row["validation chrF"])
     search = f"test, {best['beams']} beams, penalty {best['penalty']:g}"
-    systems = {f"{start} {seed}": run[search] for (start, seed), run in runs.items()} | baselines("terms")
-    table = compared(test, systems)
-    chosen = runs[best["start"], study.seeds[0]]
-    scores = {name: chosen[name] for name in COUNTED} | {"beams": best["beams"], "length penalty": best["penalty"]}
-    for language in LANGUAGES:
-        of = {row["system"]: row["chrF"] for row in table if row["language"] == language}
-        rival = max(("copy", "dictionary", "nearest"), key=of.get)
-        for seed in study.seeds:
-            wanted, a = of_language(test, systems[f"{best['start']} {seed}"], language)
-            difference = evaluation.translation_difference(
-                "chrF", wanted, a, of_language(test, systems[rival], language)[1]
-            )
-            name = f"{language}, seed {seed}: chrF less {rival}"
-            scores |= {name: difference.estimate, f"{name}, low": difference.low, f"{name}, high": difference.high}
-        for start in STARTS:
-            scores[f"{language}: chrF {start}, mean of seeds"] = float(
-                np.mean([of[f"{start} {s}"] for s in study.seeds])
-            )
-        scores[f"{language}: chrF of {rival}, the best baseline"] = of[rival]
-    keep_model(chosen["folder"], f"{study.name}_terms")
-    for row in tried:
-        row["chosen"] = row is best
-    outputs = {"model": systems[f"{best['start']} {study.seeds[0]}"]} | baselines("terms")
-    tables = {"systems": table, "choices": tried, "outputs": output_rows(test, outputs, "kind")}
+    systems = {f"model {seed}": run[search] for seed, run in runs.items()} | baselines("terms")
+    first = runs[study.seeds[0]]
+    scores = {name: first[name] for name in COUNTED} | {"beams": best["beams"], "length penalty": best["penalty"]}
+    for seed in study.seeds:
+        scores |= against_best(test, systems, f"model {seed}", f"seed {seed}")
+    keep_model(first["folder"], f"{study.name}_terms")
+    tried = [row | {"chosen": row is best} for row in tried]
+    outputs = {"model": systems[f"model {study.seeds[0]}"]} | baselines("terms")
+    tables = {"systems": compared(test, systems), "choices": tried, "outputs": output_rows(test, outputs, "kind")}
     data = hashes(*((f"terms: {split}", found("terms", split)) for split in translated_text.SPLITS))
     how = {"command": COMMAND, "data": data, "seeds": list(study.seeds), "tables": tables}
-    print(write_record(f"{study.name}_terms", scores, machine=chosen["machine"], **how))
+    print(write_record(f"{study.name}_terms", scores, machine=first["machine"], **how))
 
 
 def record_messages(study: Study) -> None:
     """Write the record of the third study: the curve over the amount of data."""
-    seeds = {share: study.seeds[:1] for share in study.shares}
-    runs = {}
+    seed, runs, curve = study.seeds[0], {}, []
+    test, scores = found("messages", "test"), {}
     for share in study.shares:
-        for seed in seeds[share]:
-            key = f"messages-{share}-{seed}-{study.message_steps}-{study.key}"
-            runs[share, seed] = kept(NAME, key, lambda a=share, b=seed: messages(study, a, b))
-    test, curve, scores = found("messages", "test"), [], {}
-    for share in study.shares:
-        systems = {f"model {seed}": runs[share, seed]["test"] for seed in seeds[share]} | baselines("messages", share)
+        key = f"messages-{share}-{seed}-{study.message_steps}-{study.small}-{study.key}"
+        runs[share] = kept(NAME, key, lambda which=share: messages(study, which, seed))
+        systems = {"model": runs[share]["test"]} | baselines("messages", share)
         sizes = {la: len(FOUND["messages"](la, "train")[::share]) for la in LANGUAGES}
         curve += [row | {"training pairs": sizes[row["language"]]} for row in compared(test, systems, ("chrF", "BLEU"))]
-    for language in LANGUAGES:
-        of = {
-            row["system"]: row["chrF"] for row in curve[-len(LANGUAGES) * len(systems) :] if row["language"] == language
-        }
-        rival = max(("copy", "dictionary", "nearest"), key=of.get)
-        for seed in seeds[1]:
-            wanted, a = of_language(test, systems[f"model {seed}"], language)
-            difference = evaluation.translation_difference(
-                "chrF", wanted, a, of_language(test, systems[rival], language)[1]
-            )
-            name = f"{language}, seed {seed}: chrF less {rival}"
-            scores |= {name: difference.estimate, f"{name}, low": difference.low, f"{name}, high": difference.high}
-        scores |= {f"{language}: test messages": len(of_language(test, systems["copy"], language)[0])}
-    full = runs[1, study.seeds[0]]
-    scores |= {name: full[name] for name in COUNTED} | {"left out, too long": full["left out, too long"]}
+        scores |= against_best(test, systems, "model", f"1/{share} of the pairs")
+    full = runs[min(study.shares)]
+    scores |= {name: full[name] for name in COUNTED} | {"test messages": len(test)}
     tables = {"curve": curve, "outputs": output_rows(test, {"model": full["test"]} | baselines("messages"), "kind")}
     data = hashes(*((f"messages: {split}", found("messages", split)) for split in translated_text.SPLITS))
-    how = {"command": COMMAND, "data": data, "seeds": list(study.seeds[:1]), "tables": tables}
+    how = {"command": COMMAND, "data": data, "seeds": [seed], "tables": tables}
     print(write_record(f"{study.name}_messages", scores, machine=full["machine"], **how))
 
 
@@ -455,9 +419,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a tiny setting, to see that everything runs")
     parser.add_argument("--name", default=NAME, help="how the records' names begin, under artifacts/")
-    parser.add_argument(
-        "--only", choices=("forms", "terms", "messages"), help="one study; the later two need the first"
-    )
+    parser.add_argument("--only", choices=("forms", "terms", "messages"), help="one study")
     options = parser.parse_args()
     tiny = {"made": 300, "steps": 4, "term_steps": 3, "message_steps": 3, "tested": 8, "most_new": 12}
     tiny |= {"vocab_size": 300, "d_model": 16, "seeds": (0, 1), "shares": (8, 1)}
