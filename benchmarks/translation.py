@@ -1,12 +1,12 @@
 """What an encoder-decoder trained from nothing can translate: exact forms, names, and a few hundred real messages.
 
-    python benchmarks/translation.py        45 minutes on a core; writes artifacts/translation*/
+    python benchmarks/translation.py        25 minutes on a core; writes artifacts/translation*/
 
 Stopped, it goes on where it was. Three studies, one small model for French, German and Chinese. *Forms*: dates, times,
 numbers, units, spelled numbers, cut into characters and into pieces; tested on combinations that were held out, and on
-forms that were never seen. *Terms*: names of CLDR, in characters. *Messages*: those of Django and Sphinx, likewise,
-from an eighth to all of the training data. What was chosen (tokens, beams) was chosen on validation pairs. What is kept of a
-model is what it wrote, from which all scores follow.
+forms that were never seen. *Terms*: names of CLDR, in characters. *Messages*: those of Django and Sphinx, in characters
+too, with an eighth to all of the training data. What was chosen (tokens, beams) was chosen on validation pairs. What is
+kept of a model is what it wrote, from which all scores follow.
 """
 
 from __future__ import annotations
