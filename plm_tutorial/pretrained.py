@@ -270,8 +270,8 @@ def export(
     appears when it is complete; an error before that leaves what was there.
 
     Args:
-        model: a ``Bert``, ``GPT2``, ``Llama`` or ``T5``; also the book's own ``Decoder``, whose folder
-            opens with :func:`load_model` alone.
+        model: a ``Bert``, ``GPT2``, ``Llama`` or ``T5``; also the book's own ``Decoder`` and ``Transformer``, whose
+            folders open with :func:`load_model` alone.
         tokenizer: the model's own, of the ``tokenizers`` library.
         overwrite: replace the folder, whole, if it is a model's, that is, has a ``config.json``.
         max_shard_bytes: tensors beyond this size go to a further file.

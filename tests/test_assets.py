@@ -654,7 +654,9 @@ def test_registry():
         assert asset.hub is None or re.fullmatch("[0-9a-f]{40}", asset.hub.revision)
         for file in asset.files:
             assert re.fullmatch("[0-9a-f]{64}", file.sha256) and file.size > 0
-            assert Path(file.name).name == file.name == Path(file.member).name
+            assert Path(file.name).name == file.name and Path(file.name).suffix == Path(file.member).suffix
+        for names in ([file.name for file in asset.files], [file.member for file in asset.files]):
+            assert len(set(names)) == len(names)
 
 
 @pytest.mark.network

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from plm_tutorial import assets, load_model, load_tokenizer, pretrained, weights
-from plm_tutorial.models import Bert, BertConfig, Llama, LlamaConfig, Transformer, TransformerConfig
+from plm_tutorial.models import Bert, BertConfig, Llama, LlamaConfig, Transformer, TransformerConfig, TransformerEncoder
 from plm_tutorial.pretrained import export
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 24}
@@ -301,6 +301,16 @@ def test_killed_at_any_moment_the_folder_is_whole(tmp_path):
     assert load_model(tmp_path / "4", device="cpu").config == _llama().config
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_the_transformer_of_2017_opens_again(tmp_path, norm):
+    small = {"vocab_size": 40, "d_model": 8, "n_layers": 2, "n_heads": 2, "d_hidden": 16, "norm": norm}
+    model = Transformer(TransformerConfig(**small)).eval()
+    again = load_model(export(model, tmp_path / "model"), device="cpu")
+    assert again.config == model.config and type(again) is Transformer
+    source, target = torch.randint(40, (2, 5)), torch.randint(40, (2, 4))
+    assert torch.equal(again(source, decoder_input_ids=target), model(source, decoder_input_ids=target))
+
+
 # ---- what cannot be exported
 
 
@@ -314,10 +324,9 @@ def test_models_without_a_published_form(tmp_path):
     adapted, diverged = _llama(), _llama()
     adapted.layers[0].attention.query = _Adapted(adapted.layers[0].attention.query)
     diverged.layers[1].feed_forward.up.weight.data[0, 0] = torch.nan
-    small = {"vocab_size": 40, "d_model": 8, "n_layers": 1, "n_heads": 1, "d_hidden": 8}
     for model, message in (
-        (nn.Linear(2, 2), "a Linear has no published form; export takes Bert, Decoder, GPT2, Llama, T5"),
-        (Transformer(TransformerConfig(**small)), "a Transformer has no published form; export takes Bert"),
+        (nn.Linear(2, 2), "a Linear has no published form; export takes Bert, Decoder, GPT2, Llama, T5, Transformer"),
+        (TransformerEncoder(8, 2, 16), "a TransformerEncoder has no published form; export takes Bert"),
         (adapted, r"'layers.0.attention.query.extra' \(and 1 more\) of this Llama has no published name"),
         (diverged, "the parameter layers.1.feed_forward.up.weight holds numbers that are not finite"),
     ):

@@ -2,7 +2,8 @@
 
 In: log-probabilities, predicted classes, probabilities, logits. Out: numbers, and intervals around them. ``language``
 measures texts under a language model, ``generation`` texts that one wrote, ``classification`` predicted classes,
-``calibration`` probabilities, and ``intervals`` says how far any of these numbers may be trusted.
+``translation`` texts against references, ``calibration`` probabilities, and ``intervals`` says how far any of these
+numbers may be trusted.
 """
 
 from .calibration import (
@@ -38,6 +39,15 @@ from .language import (
     score_texts,
     split_windows,
 )
+from .translation import (
+    bleu,
+    chrf,
+    exact_match,
+    score_counts,
+    translation_counts,
+    translation_difference,
+    translation_interval,
+)
 
 __all__ = [
     "Chance",
@@ -51,14 +61,17 @@ __all__ = [
     "Window",
     "accuracy",
     "bits_per_byte",
+    "bleu",
     "bootstrap_interval",
     "brier_score",
     "choose_threshold",
+    "chrf",
     "class_scores",
     "confusion_matrix",
     "corpus_bits_per_byte",
     "distinct_n",
     "ece_by_chance",
+    "exact_match",
     "expected_calibration_error",
     "fit_temperature",
     "macro_f1",
@@ -68,6 +81,7 @@ __all__ = [
     "perplexity",
     "reliability_bins",
     "repetition",
+    "score_counts",
     "score_difference",
     "score_interval",
     "score_rows",
@@ -75,4 +89,7 @@ __all__ = [
     "softmax",
     "split_windows",
     "top_label",
+    "translation_counts",
+    "translation_difference",
+    "translation_interval",
 ]

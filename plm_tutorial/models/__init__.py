@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from plm_tutorial.models import bert, decoder, gpt2, llama, t5
+from plm_tutorial.models import bert, decoder, gpt2, llama, t5, transformer
 from plm_tutorial.models.bert import Bert, BertConfig
 from plm_tutorial.models.decoder import Decoder, DecoderConfig, gpt2_recipe, modern_recipe
 from plm_tutorial.models.gpt2 import GPT2, GPT2Config
@@ -66,5 +66,6 @@ HUB = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "plm-decoder": Family(Decoder, DecoderConfig.from_hub, decoder.hub_weights),  # no published one: the book's own
+    "plm-transformer": Family(Transformer, TransformerConfig.from_hub, transformer.hub_weights),  # likewise
 }
 GGUF = {"llama": Family(Llama, LlamaConfig.from_gguf, llama.gguf_weights)}

@@ -8,7 +8,9 @@ copied in its place: one block of the encoder, sequence first.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,7 @@ from plm_tutorial.layers import (
     padding_mask,
     sinusoidal_positions,
 )
-from plm_tutorial.models.common import check_config, check_input, check_memory
+from plm_tutorial.models.common import check_config, check_input, check_memory, required
 
 BLOCKS: dict[str, type[Block]] = {"post": PostNormBlock, "pre": PreNormBlock}
 
@@ -58,6 +60,19 @@ class TransformerConfig:
             raise ValueError(f"activation is {self.activation!r}; implemented here: {', '.join(ACTIVATIONS)}")
         if self.norm not in BLOCKS:
             raise ValueError(f"norm is {self.norm!r}; expected 'post', as in the paper, or 'pre'")
+
+    @classmethod
+    def from_hub(cls, values: Mapping[str, Any]) -> TransformerConfig:
+        """Return the configuration that a ``config.json`` written by :meth:`to_hub` describes.
+
+        Raises:
+            ValueError: something is missing or senseless.
+        """
+        return cls(**{one.name: required(values, one.name) for one in fields(cls)})
+
+    def to_hub(self) -> dict[str, Any]:
+        """Return the ``config.json`` of this model. Only this book's package opens it: it is no published family."""
+        return {"architectures": ["Transformer"], "model_type": "plm-transformer"} | asdict(self)
 
 
 def transformer_block(config: TransformerConfig, decoder: bool) -> Block:
@@ -175,6 +190,17 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
     if isinstance(module, nn.Embedding):  # 1/√D: the scaled embeddings, and the logits, have a variance of about 1
         nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+
+
+def hub_weights(_: TransformerConfig) -> dict[str, str]:
+    """Return which stored tensor goes where in this model: each has the name that it has here."""
+    parts = [f"attention.{part}" for part in ("query", "key", "value", "output")]
+    parts += ["attention_norm", "feed_forward.up", "feed_forward.down", "feed_forward_norm"]
+    cross = [f"cross_attention.{part}" for part in ("query", "key", "value", "output")] + ["cross_norm"]
+    blocks = [f"encoder.layers.{{layer}}.{part}" for part in parts]
+    blocks += [f"decoder.layers.{{layer}}.{part}" for part in parts + cross]
+    names = [f"{part}.{kind}" for part in (*blocks, "encoder.norm", "decoder.norm") for kind in ("weight", "bias")]
+    return {name: name for name in ("tokens.weight", *names)}  # the norms of a stack are left out if it has none
 
 
 # --------------------------------------------------------------------------------------- the layer that is often copied
