@@ -25,11 +25,12 @@ ROOT = Path(__file__).resolve().parent.parent
 NUMBERS = (*range(9), 13, 14, 15, 27)
 LEFT_OUT = ("Summary", "Exercises", "Further reading")
 SIGNS = {
-    "cdot": "·", "times": "×", "approx": "≈", "beta": "β", "alpha": "α", "varepsilon": "ε", "sigma": "σ", "theta": "θ",
-    "omega": "ω", "mu": "μ", "tau": "τ", "lambda": "λ", "gamma": "γ", "eta": "η", "ell": "ℓ", "Delta": "Δ", "delta": "δ",
-    "pi": "π", "chi": "χ", "Phi": "Φ", "infty": "∞", "le": "≤", "ge": "≥", "ll": "≪", "pm": "±", "dots": "…", "sum": "Σ",
-    "top": "ᵀ", "in": "∈", "odot": "⊙", "propto": "∝", "partial": "∂", "nabla": "∇", "leftarrow": "←", "mid": "|",
-    "lceil": "⌈", "rceil": "⌉", "lfloor": "⌊", "rfloor": "⌋", "lVert": "‖", "rVert": "‖", "setminus": "∖", "prod": "Π",
+    "cdot": "·", "times": "×", "approx": "≈", "beta": "β", "alpha": "α", "varepsilon": "ε", "sigma": "σ",
+    "theta": "θ", "omega": "ω", "mu": "μ", "tau": "τ", "lambda": "λ", "gamma": "γ", "eta": "η", "ell": "ℓ",
+    "Delta": "Δ", "delta": "δ", "pi": "π", "chi": "χ", "Phi": "Φ", "infty": "∞", "le": "≤", "ge": "≥",
+    "ll": "≪", "pm": "±", "dots": "…", "sum": "Σ", "top": "ᵀ", "in": "∈", "odot": "⊙", "propto": "∝",
+    "partial": "∂", "nabla": "∇", "leftarrow": "←", "mid": "|", "lceil": "⌈", "rceil": "⌉", "lfloor": "⌊",
+    "rfloor": "⌋", "lVert": "‖", "rVert": "‖", "setminus": "∖", "prod": "Π",
 }  # fmt: skip
 
 
@@ -51,7 +52,9 @@ def plain_formula(tex: str) -> str:
     """Return a short formula as a reader would type it."""
     tex = re.sub(r"\\sqrt\{([^{}]*)\}", lambda m: f"√{m[1]}" if len(m[1]) < 4 else f"√({m[1]})", tex)
     tex = re.sub(r"\\t?frac\{([^{}]*)\}\{([^{}]*)\}", r"(\1)/(\2)", tex)
-    tex = re.sub(r"\\(?:mathbf|text|operatorname|mathrm|mathcal|mathbb|hat|tilde|bar|boldsymbol)\{([^{}]*)\}", r"\1", tex)
+    tex = re.sub(
+        r"\\(?:mathbf|text|operatorname|mathrm|mathcal|mathbb|hat|tilde|bar|boldsymbol)\{([^{}]*)\}", r"\1", tex
+    )
     tex = re.sub(r"\\(?:big|Big|left|right|quad|qquad)(?![a-zA-Z])", "", tex)
     tex = re.sub(r"\\([a-zA-Z]+)", lambda m: SIGNS.get(m[1], m[1]), tex)
     tex = re.sub(r"[_^]\{([^{}]*)\}", lambda m: (m[0][0] if len(m[1]) > 0 else "") + m[1], tex)

@@ -187,7 +187,9 @@ def fuse(score_lists: Sequence[ArrayLike], constant: float = 60.0) -> np.ndarray
     """
     lists = [np.asarray(scores, dtype=np.float64) for scores in score_lists]
     if len({len(scores) for scores in lists}) != 1:
-        raise ValueError(f"there are scores for {[len(s) for s in lists]} documents; expected the same for each ranking")
+        raise ValueError(
+            f"there are scores for {[len(s) for s in lists]} documents; expected the same for each ranking"
+        )
     if constant < 0:
         raise ValueError(f"constant is {constant}; expected 0 or more")
     return sum(1 / (constant + ranks(scores)) for scores in lists)

@@ -37,6 +37,7 @@ from .language import (
     score_texts,
     split_windows,
 )
+from .questions import contains_answer, exact_match, normalize_answer, token_f1
 
 __all__ = [
     "Chance",
@@ -53,13 +54,16 @@ __all__ = [
     "brier_score",
     "choose_threshold",
     "class_scores",
+    "contains_answer",
     "confusion_matrix",
     "corpus_bits_per_byte",
     "ece_by_chance",
+    "exact_match",
     "expected_calibration_error",
     "fit_temperature",
     "macro_f1",
     "mcnemar",
+    "normalize_answer",
     "paired_bootstrap",
     "perplexity",
     "reliability_bins",
@@ -68,5 +72,6 @@ __all__ = [
     "score_texts",
     "softmax",
     "split_windows",
+    "token_f1",
     "top_label",
 ]

@@ -38,7 +38,9 @@ def contains_answer(prediction: str, answers: str | Sequence[str]) -> float:
 
     For answers in sentences, whose F1 would mostly tell how many words they have.
     """
-    return _best(prediction, answers, lambda one, other: float(f" {normalize_answer(other)} " in f" {normalize_answer(one)} "))
+    return _best(
+        prediction, answers, lambda one, other: float(f" {normalize_answer(other)} " in f" {normalize_answer(one)} ")
+    )
 
 
 def _best(prediction: str, answers: str | Sequence[str], score: Callable[[str, str], float]) -> float:
