@@ -85,7 +85,7 @@ class Study:
     steps: int = 250  # of the reader's training
     size: int = 16  # questions of a batch
     length: int = 256  # tokens of a row
-    words: int = 80  # of a passage that questions are made of
+    words: int = 60  # of a passage that questions are made of
     n_cloze: int = 4_000  # questions to train on; half from the book, half from reviews
     n_held_out: int = 200
     max_tokens: int = 8  # of an answer

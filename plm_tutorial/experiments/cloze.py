@@ -57,9 +57,9 @@ class Cloze:
 class Noise:
     """How much a question differs from the clause that it was made of."""
 
-    drop: float = 0.2  # the share of its words that are left out
+    drop: float = 0.3  # the share of its words that are left out
     move: int = 3  # how many places a word may move
-    exchange: float = 0.2  # the share of its words that are exchanged for a similar one, where there is one
+    exchange: float = 0.3  # the share of its words that are exchanged for a similar one, where there is one
     in_front: bool = True  # the question word; False: it stays where the answer stood
     whole: float = 0.5  # the share of questions made of the whole sentence, and not of a clause
 
@@ -86,7 +86,8 @@ def spans_of(sentence: str) -> list[tuple[int, int]]:
     found = set()
     for before, run in runs:
         plain = run and all(token[0].islower() for token in run)
-        if 1 <= len(run) <= 4 and (not plain or before in _BEFORE_NOUNS):
+        opens = len(run) == 1 and not sentence[: run[0].start()].strip(' "“(`-')  # its capital letter says nothing
+        if 1 <= len(run) <= 4 and not opens and (not plain or before in _BEFORE_NOUNS):
             found.add((run[0].start(), run[-1].end()))
         for i, token in enumerate(run):
             if _NUMBER.fullmatch(token[0].lower()) or i and token[0][0].isupper():
@@ -123,7 +124,7 @@ def make_questions(
     generator: random.Random,
     similar: Mapping[str, Sequence[str]] | Callable[[str], Sequence[str]] = lambda word: (),
 ) -> list[Cloze]:
-    """Return up to ``n`` questions about a passage, each about another span.
+    """Return up to ``n`` questions about a passage, each about another span; numbers, names and things in turn.
 
     Spans that stand in the passage more than once are left out: such a question would have several answers.
 
@@ -139,9 +140,8 @@ def make_questions(
             if len(re.findall(rf"(?<!\w){re.escape(answer)}(?!\w)", passage)) == 1:
                 candidates.append((sentence, place, start, end))
         place += len(sentence)
-    generator.shuffle(candidates)
     found = []
-    for sentence, at, start, end in candidates:
+    for sentence, at, start, end in _mixed(candidates, generator):
         whole = generator.random() < noise.whole
         left, right = (sentence[:start], sentence[end:]) if whole else clause_around(sentence, start, end)
         asked = noisy(left, right, sentence[start:end], noise, generator, look_up)
@@ -150,6 +150,21 @@ def make_questions(
         if len(found) == n:
             break
     return found
+
+
+def _mixed(candidates: list[tuple[str, int, int, int]], generator: random.Random) -> list[tuple[str, int, int, int]]:
+    """Return candidates in a random order in which each kind of answer has the same chance to come next."""
+    by_kind: dict[str, list[tuple[str, int, int, int]]] = {}
+    for candidate in generator.sample(candidates, len(candidates)):
+        sentence, _, start, end = candidate
+        by_kind.setdefault(kind_of(sentence[start:end]), []).append(candidate)
+    order = []
+    while by_kind:
+        kind = generator.choice(sorted(by_kind))
+        order.append(by_kind[kind].pop())
+        if not by_kind[kind]:
+            del by_kind[kind]
+    return order
 
 
 def noisy(
