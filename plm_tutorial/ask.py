@@ -20,6 +20,7 @@ from plm_tutorial.book_passages import Passage, Section, passages, sections
 from plm_tutorial.records import artifact_file
 from plm_tutorial.retrieval import BM25, DenseIndex, best_of_groups, fuse, sentences, words
 
+MARKERS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 UNGROUNDED = "Answer the question in one short sentence.\n\nQuestion: {question}"
 PROMPT = (
     "Answer the question in one short sentence, with the help of this text from a book.\n\n{text}\n\n"
@@ -146,7 +147,9 @@ def chat_ids(tokenizer: tokenizers.Tokenizer, message: str) -> list[int]:
 
     Markers that stand in the message are taken out, so that no text can end its own turn.
     """
-    message = message.replace("<|im_start|>", "").replace("<|im_end|>", "")
+    while any(marker in message for marker in MARKERS):  # one may appear when another is taken out
+        for marker in MARKERS:
+            message = message.replace(marker, "")
     return tokenizer.encode(f"<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n").ids
 
 

@@ -16,14 +16,14 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 _WORD = re.compile(r"[^\W_]+(?:[’'][^\W_]+)?")
-_SENTENCE_END = re.compile(r"(?<=[.!?…:])[”\")]*\s+(?=[\"“(`]*[A-Z0-9`])")
+_SENTENCE_END = re.compile(r"[.!?…][”\")]*\s+(?=[\"“(`]*[A-Z0-9`])")
 
 
 def words(text: str, stem: bool = True) -> list[str]:
     """Return the words of a text in lower case, as an index counts them.
 
     Args:
-        stem: take off the endings of plurals, so that *heads* finds *head*: *-ies* becomes *-y*, *-s* goes, but not of
+        stem: take off the endings of plurals and *'s*, so that *heads* finds *head*: *-ies* becomes *-y*, *-s* goes, but not of
             *-ss* and *-us*. Source: Harman 1991, "How Effective Is Suffixing?", the S stemmer.
     """
     found = _WORD.findall(text.lower())
@@ -31,6 +31,7 @@ def words(text: str, stem: bool = True) -> list[str]:
 
 
 def _singular(word: str) -> str:
+    word = word.removesuffix("'s").removesuffix("’s")
     if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
         return word
     return word[:-3] + "y" if word.endswith("ies") else word[:-1]
@@ -38,7 +39,11 @@ def _singular(word: str) -> str:
 
 def sentences(text: str) -> list[str]:
     """Return the sentences of a text, each line cut where a full stop and a capital letter (or a digit) meet."""
-    return [part.strip() for line in text.splitlines() for part in _SENTENCE_END.split(line) if part.strip()]
+    found = []
+    for line in text.splitlines():
+        borders = [0, *(end.end() for end in _SENTENCE_END.finditer(line)), len(line)]
+        found += [line[a:b].strip() for a, b in zip(borders, borders[1:], strict=False) if line[a:b].strip()]
+    return found
 
 
 def cut(text: str, n_words: int) -> list[str]:
@@ -85,7 +90,7 @@ class BM25:
         log(1 + (N - N_w + 1/2) / (N_w + 1/2)) · c (k1 + 1) / (c + k1 (1 - b + b n / mean n)),
 
     where N_w of the N documents have it. Source: Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework:
-    BM25 and Beyond", equation 3.15; the 1 in the logarithm, which keeps it positive, is that of Lucene.
+    BM25 and Beyond", section 3.4; the 1 in the logarithm, which keeps it positive, is that of Lucene.
 
     Args:
         documents: the words of each, as :func:`words` finds them.

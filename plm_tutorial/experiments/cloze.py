@@ -83,15 +83,24 @@ def spans_of(sentence: str) -> list[tuple[int, int]]:
         if not small:
             runs[-1][1].append(token)
         end, before = token.end(), token[0].lower()
+
+    def opening(token: re.Match) -> bool:
+        """Return whether a word opens the sentence, so that its capital letter says nothing."""
+        return not sentence[: token.start()].strip(' "“(`-')
+
     found = set()
     for before, run in runs:
         plain = run and all(token[0].islower() for token in run)
-        opens = len(run) == 1 and not sentence[: run[0].start()].strip(' "“(`-')  # its capital letter says nothing
+        opens = len(run) == 1 and opening(run[0])
         if 1 <= len(run) <= 4 and not opens and (not plain or before in _BEFORE_NOUNS):
             found.add((run[0].start(), run[-1].end()))
+        names = [token[0][0].isupper() and bool(i or not opening(run[0])) for i, token in enumerate(run)]
         for i, token in enumerate(run):
-            if _NUMBER.fullmatch(token[0].lower()) or i and token[0][0].isupper():
+            if _NUMBER.fullmatch(token[0].lower()):
                 found.add((token.start(), token.end()))
+            if names[i] and not (i and names[i - 1]):  # the first of a few in a row
+                last = next((j for j in range(i, len(run)) if not names[j]), len(run)) - 1
+                found.add((token.start(), run[last].end()))
     return sorted(found)
 
 
