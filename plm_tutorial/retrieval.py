@@ -23,8 +23,8 @@ def words(text: str, stem: bool = True) -> list[str]:
     """Return the words of a text in lower case, as an index counts them.
 
     Args:
-        stem: take off *'s* and the endings of plurals, so that *heads* finds *head*: *-ies* becomes *-y*, *-s* goes, but
-            not of *-ss*, *-us* and *-is*. Much like the S stemmer of Harman 1991, "How Effective Is Suffixing?"
+        stem: take off *'s* and the endings of plurals, so that *heads* finds *head*: *-ies* becomes *-y*, *-s* goes,
+            but not of *-ss*, *-us* and *-is*. Much like the S stemmer of Harman 1991, "How Effective Is Suffixing?"
     """
     found = _WORD.findall(text.lower())
     return [_singular(word) for word in found] if stem else found
