@@ -297,7 +297,7 @@ def cloze_questions(study: Study, source: str, n: int, noise: Noise, seed: int, 
                 texts.append(passage.text)
     else:
         some = reviews("imdb", split)["text"][: 6 * n]
-        texts = [cut(text, study.words)[0] for text in some]
+        texts = [passage for text in some if len((passage := cut(text, study.words)[0]).split()) <= study.words]
     generator.shuffle(texts)
     found: list[Cloze] = []
     for turn in range(20):

@@ -30,7 +30,7 @@ _BEFORE_NOUNS = frozenset(
     "a an the this that these those its their his her our your my each every no some any few of in on at by for with "
     "from into as per".split()
 )
-_FEW = 4  # words that a question must have besides its question word
+_FEW, _MANY = 4, 30  # words that a question must have besides its question word, and may have in all
 _ASK = {  # what a question about an answer of each kind may begin with
     "number": ("how many", "how much", "how long", "how large", "what number", "which"),
     "year": ("when", "in which year"),
@@ -154,7 +154,7 @@ def make_questions(
         whole = generator.random() < noise.whole
         left, right = (sentence[:start], sentence[end:]) if whole else clause_around(sentence, start, end)
         asked = noisy(left, right, sentence[start:end], noise, generator, look_up)
-        if len(asked.split()) > _FEW:
+        if _FEW < len(asked.split()) <= _MANY:
             found.append(Cloze(asked, passage, (at + start, at + end)))
         if len(found) == n:
             break
