@@ -289,7 +289,7 @@ def compared(pairs: Sequence[Pair], systems: dict[str, list[str]], metrics: Sequ
                 low, high = evaluation.translation_interval(metric, wanted, got, language)
                 score = evaluation.score_counts(metric, counts)
                 row |= {metric: score, f"{metric} low": low, f"{metric} high": high}
-            rows.append(row | {"exact": evaluation.exact_match(wanted, got)})
+            rows.append(row | {"exact": evaluation.exact_share(wanted, got)})
     return rows
 
 

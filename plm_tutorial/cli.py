@@ -1,5 +1,5 @@
 """The command line: ``plm-tutorial fetch``, ``doctor``, ``export``, ``pretrain``, ``finetune``, ``predict``, ``eval``,
-``generate``, ``chat``.
+``generate``, ``chat``, ``ask``.
 
 In: arguments. Out: calls of the package; its errors become one message and exit code 1. What a command needs is
 imported when it runs, so that ``--help`` and ``fetch`` never wait for torch.
@@ -265,6 +265,37 @@ def chat(
                 dialogue.stream_reply(loaded, tokenizer, messages, max_tokens, **how), "model: " if asks else ""
             )
             messages.append({"role": "assistant", "content": reply})
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="In your own words, in quotes.")],
+    sections: Annotated[int, typer.Option("--sections", help="How many sections to show.")] = 3,
+    answer: Annotated[
+        bool, typer.Option("--answer", help="Let SmolLM2 answer from the best of them. It may be wrong: read the text.")
+    ] = False,
+) -> None:
+    """Ask this book: the sections that answer a question, with a link and an extract."""
+    import textwrap
+
+    with _clear_errors():
+        from plm_tutorial import ask as book
+
+        found = book.BookIndex.load().ask(question, sections)
+        if not found.likely:
+            typer.echo("The book probably does not answer this. What comes nearest:\n")
+        for number, hit in enumerate(found.hits, 1):
+            typer.echo(f"{number}. {hit.section.title}, in: {hit.section.chapter}")
+            typer.echo(f"   {hit.section.link}")
+            typer.echo(textwrap.indent(textwrap.fill(hit.extract, 88), "   ") + "\n")
+        if answer and found.likely:
+            from plm_tutorial import pretrained
+
+            typer.echo("From section 1, by SmolLM2: ", nl=False)
+            decoder = pretrained.load_model("smollm2"), pretrained.load_tokenizer("smollm2")
+            for piece in book.answer(*decoder, question, found.hits[0].passage):
+                typer.echo(piece, nl=False)
+            typer.echo("")
 
 
 def _for_writing(name: str, adapter: Path | None) -> tuple[nn.Module, Tokenizer]:

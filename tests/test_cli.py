@@ -334,3 +334,35 @@ def test_text_is_written_piece_by_piece(capsys):
 
     assert cli._write(pieces(), "> ") == "Hello"
     assert seen == ["> Hel", "lo"]
+# --- ask -----------------------------------------------------------------------------------------------------------
+
+
+def test_ask_names_sections_with_their_links():
+    from tests.conftest import recorded_or_skip
+
+    recorded_or_skip("questions")
+    done = call("ask", "why divide by the square root of d_k?", "--sections", "2")
+    assert done.exit_code == 0, done.stderr
+    assert (
+        re.search(r"^1\. .+, in: .+$", done.stdout, re.MULTILINE)
+        and "\n2. " in done.stdout
+        and "\n3. " not in done.stdout
+    )
+    assert "chapters/03_attention.html#why-divide-by-sqrtk" in done.stdout
+
+
+def test_ask_says_when_the_book_probably_does_not_answer():
+    from tests.conftest import recorded_or_skip
+
+    recorded_or_skip("questions")
+    done = call("ask", "What is a good recipe for risotto?", "--answer")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("The book probably does not answer this.") and "SmolLM2" not in done.stdout
+
+
+def test_ask_nothing():
+    from tests.conftest import recorded_or_skip
+
+    recorded_or_skip("questions")
+    done = call("ask", " ")
+    assert done.exit_code == 1 and done.stderr.startswith("plm-tutorial: the question is empty")

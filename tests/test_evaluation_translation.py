@@ -9,7 +9,7 @@ import sacrebleu
 from plm_tutorial.evaluation import (
     bleu,
     chrf,
-    exact_match,
+    exact_share,
     score_counts,
     translation_counts,
     translation_difference,
@@ -50,7 +50,7 @@ def test_counts_of_a_choice_of_texts_give_its_score():
 
 
 def test_exact_match():
-    assert exact_match(["5 mars", "a", "b", "c"], ["5 mars", "a", "b ", "C"]) == 0.5
+    assert exact_share(["5 mars", "a", "b", "c"], ["5 mars", "a", "b ", "C"]) == 0.5
 
 
 def test_intervals():
@@ -68,7 +68,7 @@ def test_intervals():
     ("call", "message"),
     [
         (lambda: chrf(["a"], ["a", "b"]), "got 1 references and 2 outputs; expected one output for each"),
-        (lambda: exact_match([], []), "got 0 references and 0 outputs"),
+        (lambda: exact_share([], []), "got 0 references and 0 outputs"),
         (lambda: bleu("a b", ["a b"], "fr"), "references is a single str; expected a list of texts"),
         (lambda: chrf(["a b"], "a b"), "outputs is a single str"),
         (lambda: translation_counts("TER", ["a"], ["a"]), "metric is 'TER'; implemented here: chrF, BLEU"),

@@ -20,7 +20,7 @@ METRICS = ("chrF", "BLEU")
 BLEU_TOKENIZERS = {"zh": "zh"}
 
 
-def exact_match(references: Sequence[str], outputs: Sequence[str]) -> float:
+def exact_share(references: Sequence[str], outputs: Sequence[str]) -> float:
     """Return the share of outputs that equal their reference, character by character.
 
     Raises:
@@ -36,7 +36,7 @@ def bleu(references: Sequence[str], outputs: Sequence[str], language: str) -> fl
     Source: Papineni et al. 2002, https://aclanthology.org/P02-1040; as in Post 2018, https://aclanthology.org/W18-6319.
 
     Raises:
-        ValueError: see :func:`exact_match`.
+        ValueError: see :func:`exact_share`.
     """
     return score_counts("BLEU", translation_counts("BLEU", references, outputs, language))
 
@@ -47,7 +47,7 @@ def chrf(references: Sequence[str], outputs: Sequence[str]) -> float:
     Source: Popović 2015, https://aclanthology.org/W15-3049.
 
     Raises:
-        ValueError: see :func:`exact_match`.
+        ValueError: see :func:`exact_share`.
     """
     return score_counts("chrF", translation_counts("chrF", references, outputs))
 
@@ -58,7 +58,7 @@ def translation_counts(
     """Return what a metric counts in each text, (N, K): n-grams of the output, of the reference, and of both.
 
     Raises:
-        ValueError: the metric is unknown, or as in :func:`exact_match`.
+        ValueError: the metric is unknown, or as in :func:`exact_share`.
     """
     _check(references, outputs)
     return np.array(_metric(metric, language)._extract_corpus_statistics(list(outputs), [list(references)]))
