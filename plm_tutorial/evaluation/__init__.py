@@ -1,8 +1,8 @@
 """How good a model is, and how sure we are.
 
 In: log-probabilities, predicted classes, probabilities, logits. Out: numbers, and intervals around them. ``language``
-measures texts under a language model, ``classification`` predicted classes, ``calibration`` probabilities, and
-``intervals`` says how far any of these numbers may be trusted.
+measures texts under a language model, ``classification`` predicted classes, ``calibration`` probabilities,
+``entities`` names found in texts, and ``intervals`` says how far any of these numbers may be trusted.
 """
 
 from .calibration import (
@@ -27,6 +27,7 @@ from .classification import (
     macro_f1,
     mcnemar,
 )
+from .entities import EntityScores, entity_counts, entity_f1, entity_scores
 from .intervals import Difference, bootstrap_interval, paired_bootstrap, score_difference, score_interval
 from .language import (
     TextScores,
@@ -42,6 +43,7 @@ __all__ = [
     "Chance",
     "ClassScores",
     "Difference",
+    "EntityScores",
     "McNemar",
     "ReliabilityBins",
     "TextScores",
@@ -56,6 +58,9 @@ __all__ = [
     "confusion_matrix",
     "corpus_bits_per_byte",
     "ece_by_chance",
+    "entity_counts",
+    "entity_f1",
+    "entity_scores",
     "expected_calibration_error",
     "fit_temperature",
     "macro_f1",
