@@ -22,7 +22,7 @@ def found(find, text):
 
 def test_sentences():
     text = 'Bad. "Why?" he said\nDr.Cox was bald... No'
-    assert [text[a:b] for a, b in english_sentences(text)] == ["Bad.", '"Why?"', "he said", "Dr.Cox was bald...", "No"]
+    assert [text[a:b] for a, b in english_sentences(text)] == ["Bad.", '"Why?" he said', "Dr.Cox was bald...", "No"]
 
 
 def test_the_hand_tagged_set():
