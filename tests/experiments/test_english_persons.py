@@ -40,7 +40,7 @@ def test_other_reviews_are_noticed(monkeypatch):
 
 
 def test_capitals():
-    assert found(by_capitals, "Then Scott Glenn and O'Brien left New York.") == ["Scott Glenn", "O'Brien", "New York"]
+    assert found(by_capitals, "We saw Scott Glenn and O'Brien in New York.") == ["Scott Glenn", "O'Brien", "New York"]
     assert found(by_capitals, "Then we left") == [] and found(by_capitals, "Tom Hanks left") == ["Tom Hanks"]
 
 
