@@ -122,23 +122,29 @@ def counts_of(study: Study, split: str, found: Sequence) -> np.ndarray:
     return entity_counts([one.entities for one in sentences(study, split)], found)
 
 
+def seen_names(study: Study) -> set[tuple[str, str]]:
+    """Return the entities of the training sentences, as (characters, kind)."""
+    return {(text[a:b], kind) for text, entities in sentences(study, "train") for a, b, kind in entities}
+
+
 # ------------------------------------------------------------------------------------------------------- to be beaten
 
 
+def find_all(study: Study, tagger: Dictionary | Perceptron) -> dict:
+    """Return the entities that a tagger finds in each held-out sentence."""
+    return {split: tagger.predict([one.text for one in sentences(study, split)]) for split in HELD_OUT}
+
+
 def by_dictionary(study: Study) -> dict:
-    """Return the counts of the dictionary."""
+    """Return what the dictionary finds."""
     tagger = Dictionary(sentences(study, "train"))
-    texts = {split: [one.text for one in sentences(study, split)] for split in HELD_OUT}
-    counts = {split: counts_of(study, split, tagger.predict(texts[split])).tolist() for split in HELD_OUT}
-    return {"names": len(tagger.kinds)} | counts
+    return {"names": len(tagger.kinds)} | find_all(study, tagger)
 
 
 def by_perceptron(study: Study, epochs: int) -> dict:
-    """Return the counts of the averaged perceptron after some passes."""
+    """Return what the averaged perceptron finds after some passes."""
     tagger = Perceptron().fit(sentences(study, "train"), epochs, study.seed)
-    texts = {split: [one.text for one in sentences(study, split)] for split in HELD_OUT}
-    counts = {split: counts_of(study, split, tagger.predict(texts[split])).tolist() for split in HELD_OUT}
-    return {"features": tagger.n_features} | counts
+    return {"features": tagger.n_features} | find_all(study, tagger)
 
 
 # ------------------------------------------------------------------------------------------------------ the Transformer
@@ -202,13 +208,13 @@ def keep_and_open(model: torch.nn.Module, study: Study) -> torch.nn.Module:
 
 
 def held_out(study: Study, model: torch.nn.Module, split: str) -> dict:
-    """Return a tagger's counts with and without the rule, and how many sequences break it."""
+    """Return what a tagger finds with and without the rule, and how often the likeliest tags break it."""
     rows = rows_of(study, split)
     scores, found = tag_scores(model, rows), {}
     for name, legal in (("legal", True), ("likeliest", False)):
         tags = choose_tags(scores, rows.tags, legal)
         entities = [token_entities(at, row) for at, row in zip(rows.offsets, tags, strict=True)]
-        found[name] = counts_of(study, split, entities).tolist()
+        found[name] = entities
     found["illegal"] = [len(illegal_places(row)) for row in tags]  # of the likeliest tags
     return found
 
@@ -233,20 +239,38 @@ def score_rows(name: str, counts: dict[str, np.ndarray]) -> list[dict]:
     return found
 
 
+def seen_rows(study: Study, results: dict[str, dict]) -> list[dict]:
+    """Return how many true entities each tagger finds, of those that stand in the training text and of the others."""
+    seen, found = seen_names(study), []
+    for name, result in results.items():
+        for split in HELD_OUT:
+            right: dict[tuple[str, bool], list[bool]] = {(kind, known): [] for kind in KINDS for known in (True, False)}
+            for (text, entities), predicted in zip(sentences(study, split), result[split], strict=True):
+                hits = set(map(tuple, predicted))
+                for one in entities:
+                    known = (text[one.start : one.end], one.kind) in seen
+                    right[one.kind, known].append(tuple(one) in hits)
+            found += [
+                {"tagger": name, "split": split, "kind": kind, "seen": known, "entities": len(x), "right": sum(x)}
+                for (kind, known), x in right.items()
+            ]
+    return found
+
+
 def main() -> None:
     parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a tiny setting, to see that everything runs")
     study = QUICK if parser.parse_args().quick else Study()
     encoder = artifacts() / MASKED
 
-    results = {"dictionary": kept(STUDY, f"dictionary-{study.key}", lambda: by_dictionary(study))}
-    tried = {n: kept(STUDY, f"perceptron-{n}-{study.key}", lambda n=n: by_perceptron(study, n)) for n in study.epochs}
-    best_n = max(tried, key=lambda n: entity_f1(tried[n]["validation"]))
+    results = {"dictionary": kept(STUDY, f"dictionary-names-{study.key}", lambda: by_dictionary(study))}
+    tried = {
+        n: kept(STUDY, f"perceptron-names-{n}-{study.key}", lambda n=n: by_perceptron(study, n)) for n in study.epochs
+    }
+    quality = {n: entity_f1(counts_of(study, "validation", one["validation"])) for n, one in tried.items()}
+    best_n = max(quality, key=quality.get)
     results["perceptron"] = tried[best_n]
-    choices = [
-        {"tagger": "perceptron", "setting": n, "f1": entity_f1(one["validation"]), "chosen": n == best_n}
-        for n, one in tried.items()
-    ]
+    choices = [{"tagger": "perceptron", "setting": n, "f1": f1, "chosen": n == best_n} for n, f1 in quality.items()]
     masked = kept(STUDY, f"masked-{study.masked_steps}-{study.key}", lambda: pretrain(study, encoder))
     steps, curves, runs = max(1, study.passes * len(rows_of(study, "train")) // study.size), [], {}
     for start in KINDS_OF_TRAINING:
@@ -262,7 +286,7 @@ def main() -> None:
         curves += [{"tagger": start, "sentences": row["step"] * study.size} | row for row in runs[start]["curve"]]
         results[start] = {split: runs[start][split]["legal"] for split in HELD_OUT}
 
-    counts = {name: {s: np.array(one[s]) for s in HELD_OUT} for name, one in results.items()}
+    counts = {name: {s: counts_of(study, s, one[s]) for s in HELD_OUT} for name, one in results.items()}
     names = list(counts)
     per_sentence = [  # of each sentence: entities right, predicted, and true
         {"split": split, "number": i}
@@ -289,7 +313,8 @@ def main() -> None:
         of_test = runs[start]["test"]
         illegal = np.array(of_test["illegal"])
         scores |= {f"{start}: test sentences with illegal tags": int((illegal > 0).sum())}
-        difference = paired_bootstrap(np.array(of_test["legal"]), np.array(of_test["likeliest"]), entity_f1)
+        ruled, free = (counts_of(study, "test", of_test[name]) for name in ("legal", "likeliest"))
+        difference = paired_bootstrap(ruled, free, entity_f1)
         scores |= {f"{start}: F1 gained by the rule, {part}": x for part, x in difference._asdict().items()}
         scores |= {f"{start}: training seconds": runs[start]["seconds"]}
     command = "python benchmarks/named_entities.py" + (" --quick" if study is QUICK else "")
@@ -305,6 +330,7 @@ def main() -> None:
             tables={
                 "sentences": per_sentence,
                 "scores": [row for name in names for row in score_rows(name, counts[name])],
+                "seen": seen_rows(study, results),
                 "curves": curves,
                 "choices": choices,
             },

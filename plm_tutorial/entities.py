@@ -137,6 +137,24 @@ def token_entities(offsets: Sequence[tuple[int, int]], tags: Sequence[str | None
     return [Entity(places[one.start][0], places[one.end - 1][1], one.kind) for one in found]
 
 
+def whole_words(text: str, entities: Iterable[Entity]) -> list[Entity]:
+    """Return the entities, each grown to the letters around it, so that no word is half inside; the first one wins.
+
+    For texts with blanks between words, after a model has decided about each piece of a word by itself.
+    """
+    grown: list[Entity] = []
+    for start, end, kind in sorted(entities):
+        while start > 0 and text[start].isalnum() and text[start - 1].isalnum():
+            start -= 1
+        while end < len(text) and text[end - 1].isalnum() and text[end].isalnum():
+            end += 1
+        if not grown or start >= grown[-1].end:
+            grown.append(Entity(start, end, kind))
+        else:
+            grown[-1] = grown[-1]._replace(end=max(end, grown[-1].end))
+    return grown
+
+
 class TaggedRows:
     """A sentence a row, with a label for each token: what a model that labels tokens is trained on.
 

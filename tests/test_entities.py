@@ -22,6 +22,7 @@ from plm_tutorial.entities import (
     to_bio,
     token_entities,
     token_tags,
+    whole_words,
 )
 from plm_tutorial.objectives import IGNORED
 
@@ -131,6 +132,13 @@ def test_two_entities_in_one_token_are_refused():
 def test_as_many_tags_as_tokens():
     with pytest.raises(ValueError, match="1 tags for 2 tokens"):
         token_entities([(0, 1), (1, 2)], ["O"])
+
+
+def test_half_words_become_whole():
+    text = "Nora met Ismael, Taj-Mahal and O'Brien"
+    found = [Entity(0, 4, "PER"), Entity(11, 15, "PER"), Entity(19, 20, "PER"), Entity(33, 38, "PER")]
+    assert [text[a:b] for a, b, _ in whole_words(text, found)] == ["Nora", "Ismael", "Taj", "Brien"]
+    assert whole_words("Ismael", [Entity(0, 2, "PER"), Entity(2, 6, "LOC")]) == [Entity(0, 6, "PER")]
 
 
 # --- rows

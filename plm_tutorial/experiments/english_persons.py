@@ -259,9 +259,18 @@ class NameList:
                 found.append(Entity(*match.span(), "PER"))
         return found
 
+    def agree(self, text: str) -> list[Entity] | None:
+        """Return the same, or None if a capital stands where no known name is: then it may be an unknown one."""
+        found = self.find(text)
+        return found if set(by_capitals(text)) <= set(found) else None
 
-def weak_sentences(find: Callable[[str], list[Entity]], n: int, seed: int = 0) -> list[Sentence]:
-    """Return sentences of IMDb training reviews with the persons that a rule finds, half of them with one at least."""
+
+def weak_sentences(find: Callable[[str], list[Entity] | None], n: int, seed: int = 0) -> list[Sentence]:
+    """Return sentences of IMDb training reviews with the persons that a rule finds, half of them with one at least.
+
+    Args:
+        find: from a sentence to its persons; None leaves the sentence out.
+    """
     texts, generator = reviews("imdb", "train")["text"][:], np.random.default_rng(seed)
     parts: tuple[list[Sentence], list[Sentence]] = ([], [])  # without, with a person
     for i in generator.permutation(len(texts)):
@@ -269,7 +278,7 @@ def weak_sentences(find: Callable[[str], list[Entity]], n: int, seed: int = 0) -
             sentence = texts[i][start:end]
             if 40 <= len(sentence) <= 200:
                 found = find(sentence)
-                if len(parts[bool(found)]) < n // 2:
+                if found is not None and len(parts[bool(found)]) < n // 2:
                     parts[bool(found)].append(Sentence(sentence, tuple(found)))
         if min(map(len, parts)) >= n // 2:
             break

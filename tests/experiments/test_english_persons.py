@@ -49,6 +49,8 @@ def test_a_name_list_from_what_reviewers_introduce():
     names = NameList(texts, least=2)
     assert names.first == {"Woody"} and names.last == {"Allen"}
     assert found(names.find, "I like Woody Harrelson, Allen and New York") == ["Woody Harrelson", "Allen"]
+    assert found(names.agree, "a film with Woody Allen") == ["Woody Allen"] and names.agree("nobody") == []
+    assert names.agree("I like Woody Harrelson and New York") is None
     assert found(names.find, "Allen left") == []  # at the beginning every word has a capital
 
 
