@@ -57,7 +57,7 @@ from plm_tutorial.training import fit
 STUDY = "named_entities"
 MASKED, TAGGER = "newspaper_masked", "named_entities"
 HELD_OUT = ("validation", "test")
-KINDS_OF_TRAINING = ("scratch", "pretrained")
+KINDS_OF_TRAINING = ("pretrained", "scratch")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Study:
     masked_steps: int = 1200
     masked_size: int = 32  # rows of LENGTH characters
     rates: tuple[float, ...] = (0.5, 1.0)  # factors on the learning rates, tried
-    short_steps: int = 100  # of the runs that choose between them
+    short_steps: int = 50  # of the runs that choose between them
     passes: int = 3  # of the taggers through the training sentences
     size: int = 96  # sentences of a batch
     points: int = 24  # of a curve

@@ -12,6 +12,7 @@ from plm_tutorial.exercises import (
     frameworks,
     language_models,
     masked,
+    named_entities,
     preface,
     pretrained_models,
     scaling,
@@ -25,6 +26,7 @@ from tests.exercises import (
     test_frameworks,
     test_language_models,
     test_masked,
+    test_named_entities,
     test_preface,
     test_pretrained_models,
     test_scaling,
@@ -45,6 +47,7 @@ TOPICS = {
     frameworks: test_frameworks,
     scaling: test_scaling,
     scaling_out: test_scaling_out,
+    named_entities: test_named_entities,
 }
 RIGHT = [(topic, *case) for topic, answers in TOPICS.items() for case in answers.RIGHT]
 WRONG = [(topic, *case) for topic, answers in TOPICS.items() for case in answers.WRONG]
