@@ -66,15 +66,15 @@ class Study:
 
     n_train: int | None = None  # sentences; None: all
     n_held_out: int | None = None
-    n_curve: int = 500  # validation sentences on which the curves are measured
+    n_curve: int = 300  # validation sentences on which the curves are measured
     epochs: tuple[int, ...] = (3, 6)  # of the perceptron, tried
     masked_steps: int = 1200
     masked_size: int = 32  # rows of LENGTH characters
     rates: tuple[float, ...] = (0.5, 1.0)  # factors on the learning rates, tried
     short_steps: int = 50  # of the runs that choose between them
-    passes: int = 3  # of the taggers through the training sentences
-    size: int = 96  # sentences of a batch
-    points: int = 24  # of a curve
+    passes: int = 2  # of the taggers through the training sentences
+    size: int = 48  # sentences of a batch
+    points: int = 16  # of a curve
     seed: int = 0
     shape: tuple[tuple[str, int], ...] = tuple(SHAPE.items())
 

@@ -1,4 +1,4 @@
-"""The study of named entities: it runs, goes on where it was stopped, and what is recorded is what the kept model does."""
+"""The study of named entities: it runs, goes on where it was stopped, and the kept model does what is recorded."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_choices_are_made_on_validation_sentences(study, capsys):
     assert passes.f1.max() == passes[passes.chosen].f1.iloc[0] == pytest.approx(row.f1.iloc[0])
 
 
-# ---- What is recorded --------------------------------------------------------------------------------------------------
+# ---- What is recorded ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
