@@ -105,10 +105,20 @@ def sentences(study: Study, split: str) -> list[Sentence]:
     return newspaper(split)[: study.n_train if split == "train" else study.n_held_out]
 
 
+def training_texts(study: Study) -> list[str]:
+    """Return the texts that the encoder and the tokenizer are made from."""
+    return [one.text for one in sentences(study, "train")]
+
+
+def tokens_of(study: Study) -> Path:
+    """Return where their tokens lie."""
+    return RUNS / STUDY / f"masked-{study.key}" / "tokens"
+
+
 @cache
 def tokenizer_of(study: Study):
     """Return the tokenizer: the characters of the training sentences."""
-    return character_tokenizer([one.text for one in sentences(study, "train")])
+    return character_tokenizer(training_texts(study))
 
 
 @cache
@@ -152,11 +162,11 @@ def by_perceptron(study: Study, epochs: int) -> dict:
 
 def pretrain(study: Study, folder: Path) -> dict:
     """Train the encoder to fill in hidden characters; write it, and return its scores."""
-    texts, tokenizer = [one.text for one in sentences(study, "train")], tokenizer_of(study)
+    texts, tokenizer = training_texts(study), tokenizer_of(study)
     torch.manual_seed(study.seed)
     model = Decoder(encoder_config(tokenizer.get_vocab_size(), **dict(study.shape)))
     work = RUNS / STUDY / f"masked-{study.key}"
-    batches = masked_batches(texts, tokenizer, work / "tokens", study.masked_size, seed=study.seed)
+    batches = masked_batches(texts, tokenizer, tokens_of(study), study.masked_size, seed=study.seed)
     config = recipe(study.masked_steps, checkpoint_every=100, seed=study.seed)
     history = fit(model, batches, config, objective=predict_hidden, folder=work / "training", progress=False)
     pretrained.export(model.half(), folder, tokenizer, overwrite=True)
@@ -318,7 +328,8 @@ def main() -> None:
         scores |= {f"{start}: F1 gained by the rule, {part}": x for part, x in difference._asdict().items()}
         scores |= {f"{start}: training seconds": runs[start]["seconds"]}
     command = "python benchmarks/named_entities.py" + (" --quick" if study is QUICK else "")
-    data = newspaper_hashes()
+    tokens = masked_batches(training_texts(study), tokenizer_of(study), tokens_of(study), 1).rows.file
+    data = newspaper_hashes() | {"tokens of train": tokens.sha256}
     print(
         write_record(
             TAGGER,

@@ -45,7 +45,8 @@ def study(root, monkeypatch, tmp_path):
 def test_it_runs_and_goes_on_where_it_was(study, tmp_path, monkeypatch, capsys):
     study.main()
     record = records.recorded("named_entities")
-    assert record.command == "python benchmarks/named_entities.py --quick" and record.data == newspaper_hashes()
+    assert record.command == "python benchmarks/named_entities.py --quick"
+    assert newspaper_hashes().items() < record.data.items() and len(record.data["tokens of train"]) == 64
     sentences, scores, seen = (record.table(name) for name in ("sentences", "scores", "seen"))
     assert sentences.split.value_counts().to_dict() == {"validation": 60, "test": 60}
     test = sentences[sentences.split == "test"]
@@ -114,7 +115,7 @@ def test_the_dictionary_again(record):
     found = Dictionary(newspaper("train")).predict([one.text for one in test])
     f1 = entity_f1(entity_counts([one.entities for one in test], found))
     assert record.scores["dictionary: test F1"] == pytest.approx(f1)
-    assert record.data == newspaper_hashes()
+    assert newspaper_hashes().items() < record.data.items()
 
 
 def test_the_kept_encoder_finds_hidden_characters(record):

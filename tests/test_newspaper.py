@@ -82,3 +82,10 @@ def test_the_splits_are_the_recorded_ones():
 def test_unknown_split():
     with pytest.raises(ValueError, match="unknown split 'dev'; known are train, validation, test"):
         newspaper("dev")
+
+
+def test_no_test_sentence_stands_inside_one_that_is_trained_on():
+    """Of the longer ones: a cut at another comma would hide a copy from the comparison of whole sentences."""
+    train = "\n".join(one.text for split in ("train", "validation") for one in newspaper(split))
+    inside = [one.text for one in newspaper("test") if len(one.text) >= 30 and one.text in train]
+    assert len(inside) <= 3, inside
