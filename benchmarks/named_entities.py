@@ -4,10 +4,10 @@
     python benchmarks/named_entities.py --quick          a tiny setting, to see that everything runs
 
 Stopped, it goes on where it was. The Transformer reads characters. Its encoder, trained to fill in hidden characters,
-is kept in artifacts/newspaper_masked. As a tagger it is trained twice with the same labels: from
-scratch, and from its own masked pretraining on the characters of the training part. Learning rates, and the number of
-passes of the perceptron, are chosen on validation sentences. Of each tagger the counts of every held-out sentence are
-kept, from which all scores and intervals follow; no text is.
+is kept in artifacts/newspaper_masked. As a tagger it is trained twice with the same labels: from scratch, and from that
+encoder, whose text are the characters of the training part. Learning rates, and the number of passes of the perceptron,
+are chosen on validation sentences. At last the scores of perceptron and tagger are added. Of each tagger the counts of
+every held-out sentence are kept, from which all scores and intervals follow; no text is.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from plm_tutorial.entities import (
     TaggedRows,
     bio_tags,
     character_tokenizer,
+    from_bio,
     illegal_places,
     token_entities,
 )
@@ -41,13 +42,14 @@ from plm_tutorial.experiments.entity_model import (
     choose_tags,
     encoder_config,
     keep_tagger,
+    load_tagger,
     masked_accuracy,
     masked_batches,
     new_tagger,
     recipe,
     tag_scores,
 )
-from plm_tutorial.experiments.entity_taggers import Dictionary, Perceptron
+from plm_tutorial.experiments.entity_taggers import Dictionary, Perceptron, viterbi
 from plm_tutorial.models.decoder import Decoder
 from plm_tutorial.newspaper import newspaper, newspaper_hashes
 from plm_tutorial.objectives import predict_hidden
@@ -56,6 +58,12 @@ from plm_tutorial.training import fit
 
 STUDY = "named_entities"
 MASKED, TAGGER = "newspaper_masked", "named_entities"
+PAIRS = (  # of taggers whose difference is recorded with an interval
+    ("pretrained", "dictionary"),
+    ("pretrained", "scratch"),
+    ("pretrained", "perceptron"),
+    ("both", "perceptron"),
+)
 HELD_OUT = ("validation", "test")
 KINDS_OF_TRAINING = ("pretrained", "scratch")
 
@@ -72,6 +80,7 @@ class Study:
     masked_size: int = 32  # rows of LENGTH characters
     rates: tuple[float, ...] = (0.5, 1.0)  # factors on the learning rates, tried
     short_steps: int = 50  # of the runs that choose between them
+    shares: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)  # of the perceptron's scores beside the tagger's, tried
     passes: int = 2  # of the taggers through the training sentences
     size: int = 48  # sentences of a batch
     points: int = 16  # of a curve
@@ -157,6 +166,26 @@ def by_perceptron(study: Study, epochs: int) -> dict:
     return {"features": tagger.n_features} | find_all(study, tagger)
 
 
+def by_both(study: Study, epochs: int) -> dict:
+    """Return what the perceptron and the kept tagger find together: their scores added, Viterbi over the sums.
+
+    How much the perceptron counts is chosen on validation sentences.
+    """
+    perceptron = Perceptron().fit(sentences(study, "train"), epochs, study.seed)
+    tagger, found, quality = load_tagger(artifacts() / TAGGER, len(perceptron.tags)), {}, {}
+    for split in HELD_OUT:
+        texts = [one.text for one in sentences(study, split)]
+        pairs = list(zip(tag_scores(tagger, rows_of(study, split)), perceptron.scores(texts), strict=True))
+        for share in study.shares:
+            rule = perceptron.begin, perceptron.legal + share * perceptron.pairs
+            paths = (viterbi(ours + share * theirs, *rule) for ours, theirs in pairs)
+            found[split, share] = [from_bio([perceptron.tags[k] for k in path]) for path in paths]
+    for share in study.shares:
+        quality[share] = entity_f1(counts_of(study, "validation", found["validation", share]))
+    best = max(quality, key=quality.get)
+    return {"share": best, "tried": list(quality.items())} | {split: found[split, best] for split in HELD_OUT}
+
+
 # ------------------------------------------------------------------------------------------------------ the Transformer
 
 
@@ -212,8 +241,6 @@ def train(study: Study, start: str, rate: float, steps: int, encoder: Path, whol
 
 def keep_and_open(model: torch.nn.Module, study: Study) -> torch.nn.Module:
     """Write the tagger in 16 bits, and return it as it was written: that one is scored."""
-    from plm_tutorial.experiments.entity_model import load_tagger
-
     return load_tagger(keep_tagger(model, artifacts() / TAGGER, tokenizer_of(study)), len(bio_tags()))
 
 
@@ -296,6 +323,9 @@ def main() -> None:
         curves += [{"tagger": start, "sentences": row["step"] * study.size} | row for row in runs[start]["curve"]]
         results[start] = {split: runs[start][split]["legal"] for split in HELD_OUT}
 
+    both = results["both"] = kept(STUDY, f"both-{best_n}-{study.key}", lambda: by_both(study, best_n))
+    choices += [{"tagger": "both", "setting": x, "f1": f1, "chosen": x == both["share"]} for x, f1 in both["tried"]]
+
     counts = {name: {s: counts_of(study, s, one[s]) for s in HELD_OUT} for name, one in results.items()}
     names = list(counts)
     per_sentence = [  # of each sentence: entities right, predicted, and true
@@ -316,7 +346,7 @@ def main() -> None:
         test = counts[name]["test"]
         low, high = bootstrap_interval(test, entity_f1)
         scores |= {f"{name}: test F1": entity_f1(test), f"{name}: low": low, f"{name}: high": high}
-    for a, b in (("pretrained", "scratch"), ("pretrained", "perceptron"), ("pretrained", "dictionary")):
+    for a, b in PAIRS:
         difference = paired_bootstrap(counts[a]["test"], counts[b]["test"], entity_f1)
         scores |= {f"{a} less {b}: {part}": x for part, x in difference._asdict().items()}
     for start in KINDS_OF_TRAINING:

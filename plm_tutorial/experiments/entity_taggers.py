@@ -163,12 +163,15 @@ class Perceptron:
         self.weights, self.pairs = weights - drift / step, pairs - pair_drift / step
         return self
 
+    def scores(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the scores of the tags of each text, (T, K) each, without those of pairs."""
+        return [self.weights[x].sum(axis=1) for x in self._features(texts)]
+
     def predict(self, texts: Sequence[str]) -> list[list[Entity]]:
         """Return the entities of each text."""
-        transitions = self.legal + self.pairs
-        found = []
-        for text, x in zip(texts, self._features(texts), strict=True):
-            path = viterbi(self.weights[x].sum(axis=1), self.begin, transitions) if text else []
+        transitions, found = self.legal + self.pairs, []
+        for scores in self.scores(texts):
+            path = viterbi(scores, self.begin, transitions) if len(scores) else []
             found.append(from_bio([self.tags[k] for k in path]))
         return found
 
