@@ -49,7 +49,13 @@ from plm_tutorial.experiments.entity_model import (
     recipe,
     tag_scores,
 )
-from plm_tutorial.experiments.entity_taggers import Dictionary, Perceptron, viterbi
+from plm_tutorial.experiments.entity_taggers import (
+    Dictionary,
+    Perceptron,
+    counted_transitions,
+    legal_transitions,
+    viterbi,
+)
 from plm_tutorial.models.decoder import Decoder
 from plm_tutorial.newspaper import newspaper, newspaper_hashes
 from plm_tutorial.objectives import predict_hidden
@@ -62,6 +68,7 @@ PAIRS = (  # of taggers whose difference is recorded with an interval
     ("pretrained", "dictionary"),
     ("pretrained", "scratch"),
     ("pretrained", "perceptron"),
+    ("with pairs", "pretrained"),
     ("both", "perceptron"),
 )
 HELD_OUT = ("validation", "test")
@@ -80,6 +87,7 @@ class Study:
     masked_size: int = 32  # rows of LENGTH characters
     rates: tuple[float, ...] = (0.5, 1.0)  # factors on the learning rates, tried
     short_steps: int = 50  # of the runs that choose between them
+    pair_shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)  # of counted scores of pairs, tried
     shares: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3)  # of the perceptron's scores beside the tagger's, tried
     passes: int = 2  # of the taggers through the training sentences
     size: int = 48  # sentences of a batch
@@ -186,6 +194,22 @@ def by_both(study: Study, epochs: int) -> dict:
     return {"share": best, "tried": list(quality.items())} | {split: found[split, best] for split in HELD_OUT}
 
 
+def with_pairs(study: Study) -> dict:
+    """Return what the kept tagger finds if counted scores of pairs of tags are added; how much, validation decides."""
+    tagger = load_tagger(artifacts() / TAGGER, len(bio_tags()))
+    begin, legal = legal_transitions(bio_tags())
+    counted, found, quality = counted_transitions(sentences(study, "train"), bio_tags()), {}, {}
+    for split in HELD_OUT:
+        scores = tag_scores(tagger, rows_of(study, split))
+        for share in study.pair_shares:
+            paths = (viterbi(one, begin, legal + share * counted) for one in scores)
+            found[split, share] = [from_bio([bio_tags()[k] for k in path]) for path in paths]
+    for share in study.pair_shares:
+        quality[share] = entity_f1(counts_of(study, "validation", found["validation", share]))
+    best = max(quality, key=quality.get)
+    return {"share": best, "tried": list(quality.items())} | {split: found[split, best] for split in HELD_OUT}
+
+
 # ------------------------------------------------------------------------------------------------------ the Transformer
 
 
@@ -256,12 +280,16 @@ def held_out(study: Study, model: torch.nn.Module, split: str) -> dict:
     return found
 
 
+def sample_numbers(study: Study) -> list[int]:
+    """Return the numbers of the validation sentences on which curves are measured."""
+    n = len(sentences(study, "validation"))
+    return sorted(np.random.default_rng(0).permutation(n)[: study.n_curve].tolist())
+
+
 @cache
 def sample(study: Study) -> list[Sentence]:
     """Return the validation sentences of the curves."""
-    every = sentences(study, "validation")
-    chosen = np.random.default_rng(0).permutation(len(every))[: study.n_curve]
-    return [every[i] for i in sorted(chosen)]
+    return [sentences(study, "validation")[i] for i in sample_numbers(study)]
 
 
 # -------------------------------------------------------------------------------------------------------------- scores
@@ -323,8 +351,10 @@ def main() -> None:
         curves += [{"tagger": start, "sentences": row["step"] * study.size} | row for row in runs[start]["curve"]]
         results[start] = {split: runs[start][split]["legal"] for split in HELD_OUT}
 
+    pairs = results["with pairs"] = kept(STUDY, f"pairs-{study.key}", lambda: with_pairs(study))
     both = results["both"] = kept(STUDY, f"both-{best_n}-{study.key}", lambda: by_both(study, best_n))
-    choices += [{"tagger": "both", "setting": x, "f1": f1, "chosen": x == both["share"]} for x, f1 in both["tried"]]
+    for name, one in (("with pairs", pairs), ("both", both)):
+        choices += [{"tagger": name, "setting": x, "f1": f1, "chosen": x == one["share"]} for x, f1 in one["tried"]]
 
     counts = {name: {s: counts_of(study, s, one[s]) for s in HELD_OUT} for name, one in results.items()}
     names = list(counts)
@@ -346,6 +376,9 @@ def main() -> None:
         test = counts[name]["test"]
         low, high = bootstrap_interval(test, entity_f1)
         scores |= {f"{name}: test F1": entity_f1(test), f"{name}: low": low, f"{name}: high": high}
+    for name in ("dictionary", "perceptron"):
+        same = counts[name]["validation"][sample_numbers(study)]
+        scores[f"{name}: F1 on the sentences of the curves"] = entity_f1(same)
     for a, b in PAIRS:
         difference = paired_bootstrap(counts[a]["test"], counts[b]["test"], entity_f1)
         scores |= {f"{a} less {b}: {part}": x for part, x in difference._asdict().items()}

@@ -25,7 +25,7 @@ from plm_tutorial.newspaper import newspaper, newspaper_hashes
 from plm_tutorial.records import artifacts
 from tests.conftest import recorded_or_skip
 
-TAGGERS = ("dictionary", "perceptron", "scratch", "pretrained", "both")
+TAGGERS = ("dictionary", "perceptron", "scratch", "pretrained", "with pairs", "both")
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_it_runs_and_goes_on_where_it_was(study, tmp_path, monkeypatch, capsys):
         assert record.scores[f"{name}: test F1"] == pytest.approx(2 * right / (found + true))
         rows = seen[(seen.tagger == name) & (seen.split == "test")]
         assert rows.right.sum() == right and rows.entities.sum() == true
-    assert len(scores) == 5 * 2 * 4 and set(scores.kind) == {*KINDS, "all"}
+    assert len(scores) == 6 * 2 * 4 and set(scores.kind) == {*KINDS, "all"}
     assert not seen[(seen.tagger == "dictionary") & ~seen.seen].right.any()
     choices, curves = record.table("choices"), record.table("curves")
     assert (choices.groupby("tagger").chosen.sum() == 1).all() and set(curves.tagger) == {"scratch", "pretrained"}
@@ -66,7 +66,7 @@ def test_it_runs_and_goes_on_where_it_was(study, tmp_path, monkeypatch, capsys):
     written = "".join(path.read_text() for path in kept if path.name != "tokenizer.json")
     assert not any(texts[i : i + 5] in written for i in range(0, len(texts), 5))  # no text of the newspaper is kept
 
-    for name in ("train", "pretrain", "by_dictionary", "by_perceptron", "by_both"):
+    for name in ("train", "pretrain", "by_dictionary", "by_perceptron", "with_pairs", "by_both"):
         monkeypatch.setattr(study, name, lambda *_: pytest.fail("a finished run was made again"))
     study.main()
     pd.testing.assert_frame_equal(records.recorded("named_entities").table("sentences"), sentences)

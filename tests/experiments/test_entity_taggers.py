@@ -7,7 +7,13 @@ import pytest
 
 from plm_tutorial.entities import Entity, Sentence, bio_tags, illegal_places
 from plm_tutorial.evaluation import entity_counts, entity_f1
-from plm_tutorial.experiments.entity_taggers import Dictionary, Perceptron, legal_transitions, viterbi
+from plm_tutorial.experiments.entity_taggers import (
+    Dictionary,
+    Perceptron,
+    counted_transitions,
+    legal_transitions,
+    viterbi,
+)
 
 TAGS = bio_tags(("PER", "LOC"))
 
@@ -45,6 +51,16 @@ def test_wrong_shapes():
         viterbi(np.zeros((0, 5)), begin, transitions)
     with pytest.raises(ValueError, match=r"scores \(2, 4\)"):
         viterbi(np.zeros((2, 4)), begin, transitions)
+
+
+def test_counted_transitions():
+    some = [Sentence("abcd", (Entity(0, 2, "PER"),)), Sentence("ab", (Entity(1, 2, "LOC"),))]
+    counted = counted_transitions(some, TAGS, smoothing=1.0)
+    table = np.ones((5, 5))
+    for a, b in (("B-PER", "I-PER"), ("I-PER", "O"), ("O", "O"), ("O", "B-LOC")):
+        table[TAGS.index(a), TAGS.index(b)] += 1
+    chance = table.sum(0) / table.sum()
+    np.testing.assert_allclose(counted, np.log(table / table.sum(1, keepdims=True) / chance))
 
 
 TRAIN = [
