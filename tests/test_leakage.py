@@ -18,6 +18,7 @@ import pytest
 from plm_tutorial import assets, pretraining, text
 from plm_tutorial.batches import TokenFile, write_tokens
 from plm_tutorial.experiments.review_tokens import END, review_tokenizer, review_tokens
+from plm_tutorial.newspaper import newspaper, newspaper_hashes
 from plm_tutorial.pretrained import load_tokenizer
 from plm_tutorial.records import artifacts
 from plm_tutorial.tokenizers import train_fast_bpe
@@ -171,6 +172,13 @@ def data_of(folder: Path) -> dict[str, str]:
     return json.loads(record.read_text(encoding="utf-8"))["data"]
 
 
+def training_texts(data: dict[str, str]) -> list[str]:
+    """The training split that a record names: of the newspaper, or of the reviews."""
+    if "peoples_daily/train" in data:
+        return [one.text for one in newspaper("train")]
+    return text.reviews("imdb", "train")["text"][:]
+
+
 def merges_of(path: Path) -> list[tuple[str, str]]:
     model = json.loads(path.read_text(encoding="utf-8"))["model"]
     return [tuple(merge) for merge in model.get("merges", ())]
@@ -179,9 +187,11 @@ def merges_of(path: Path) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def published() -> dict[str, str]:
     """What a record may name, with the hash that it has now."""
-    return text.split_hashes() | {
-        f"movie_reviews/{file.name}": file.sha256 for file in assets.get("movie_reviews").files
-    }
+    return (
+        text.split_hashes()
+        | newspaper_hashes()
+        | {f"movie_reviews/{file.name}": file.sha256 for file in assets.get("movie_reviews").files}
+    )
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.parent.name)
@@ -189,7 +199,7 @@ def test_records_name_the_splits_as_they_are_now(path, published):
     """A study of other splits would compare what cannot be compared; its hash would not fit."""
     for name, sha256 in data_of(path.parent).items():
         source = name.partition("/")[0]
-        if source in text.SPLITS or source == "movie_reviews":
+        if source in text.SPLITS or source in ("movie_reviews", "peoples_daily"):
             assert published.get(name) == sha256, f"{path.parent.name}: {name} has changed since; record it again"
 
 
@@ -209,8 +219,9 @@ def test_pretrained_weights_saw_the_ids_of_the_training_split_alone(folder, tmp_
         return
     tokenizer = load_tokenizer(folder)
     tokenizer.encode_special_tokens = True
-    end_id = next(i for name in pretraining.END_TOKENS if (i := tokenizer.token_to_id(name)) is not None)
-    file = write_tokens(text.reviews("imdb", "train")["text"][:], tokenizer, tmp_path / "tokens", end_id=end_id)
+    end_tokens = (*pretraining.END_TOKENS, "[END]")
+    end_id = next(i for name in end_tokens if (i := tokenizer.token_to_id(name)) is not None)
+    file = write_tokens(training_texts(data), tokenizer, tmp_path / "tokens", end_id=end_id)
     assert data["tokens of train"] == file.sha256
 
 

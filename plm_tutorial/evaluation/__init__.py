@@ -2,8 +2,8 @@
 
 In: log-probabilities, predicted classes, probabilities, logits. Out: numbers, and intervals around them. ``language``
 measures texts under a language model, ``generation`` texts that one wrote, ``classification`` predicted classes,
-``translation`` texts against references, ``calibration`` probabilities, and ``intervals`` says how far any of these
-numbers may be trusted.
+``questions`` answers, ``translation`` texts against references, ``entities`` names found in texts, ``calibration``
+probabilities, and ``intervals`` says how far any of these numbers may be trusted.
 """
 
 from .calibration import (
@@ -28,6 +28,7 @@ from .classification import (
     macro_f1,
     mcnemar,
 )
+from .entities import EntityScores, entity_counts, entity_f1, entity_scores
 from .generation import RowScores, distinct_n, n_grams, repetition, score_rows
 from .intervals import Difference, bootstrap_interval, paired_bootstrap, score_difference, score_interval
 from .language import (
@@ -54,6 +55,7 @@ __all__ = [
     "Chance",
     "ClassScores",
     "Difference",
+    "EntityScores",
     "McNemar",
     "ReliabilityBins",
     "RowScores",
@@ -73,6 +75,9 @@ __all__ = [
     "corpus_bits_per_byte",
     "distinct_n",
     "ece_by_chance",
+    "entity_counts",
+    "entity_f1",
+    "entity_scores",
     "exact_match",
     "exact_share",
     "expected_calibration_error",

@@ -191,6 +191,19 @@ class Decoder(nn.Module):
             ValueError: the input has a wrong shape, is longer than the context, or has unknown ids; a cache is given
                 to a model that is not causal.
         """
+        x = self.hidden(input_ids, attention_mask, cache, last_only, keep)
+        output = self.tokens.weight if self.head is None else self.head.weight  # (V, D)
+        return linear(x, output)  # (B, T, V), (B, 1, V) or (N, V)
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        last_only: bool = False,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """Return what the output layer reads, behind the last norm: (B, T, D), (B, 1, D) or (N, D); see ``forward``."""
         config, past = self.config, cache.length if cache is not None else 0
         check_input(input_ids, attention_mask, config.context_length, config.vocab_size, past, documents=True)
         check_keep(keep, input_ids)
@@ -209,9 +222,7 @@ class Decoder(nn.Module):
         for i, block in enumerate(self.layers):
             x = block(x, mask=mask, causal=config.causal, rotary=rotary, cache=cache, layer=i)  # (B, T, D)
         x = x[:, -1:] if last_only else x if keep is None else x[keep]
-        x = self.norm(x)  # (B, T, D), (B, 1, D) or (N, D)
-        output = self.tokens.weight if self.head is None else self.head.weight  # (V, D)
-        return linear(x, output)  # (B, T, V), (B, 1, V) or (N, V)
+        return self.norm(x)
 
 
 def hub_weights(_: DecoderConfig) -> dict[str, str]:
