@@ -322,6 +322,11 @@ def seen_rows(study: Study, results: dict[str, dict]) -> list[dict]:
     return found
 
 
+def parameters_of(artifact: str) -> int:
+    """Return how many parameters a stored model has, without a tagger's head."""
+    return sum(parameter.numel() for parameter in load_model(artifacts() / artifact, device="cpu").parameters())
+
+
 def main() -> None:
     parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a tiny setting, to see that everything runs")
@@ -371,7 +376,7 @@ def main() -> None:
     ]
     scores = {"training sentences": len(sentences(study, "train")), "test sentences": len(counts[names[0]]["test"])}
     scores |= {"names in the dictionary": results["dictionary"]["names"], "perceptron: passes": best_n}
-    scores |= {"perceptron: features": results["perceptron"]["features"]}
+    scores |= {"perceptron: features": results["perceptron"]["features"], "parameters": parameters_of(TAGGER)}
     for name in names:
         test = counts[name]["test"]
         low, high = bootstrap_interval(test, entity_f1)
@@ -412,7 +417,7 @@ def main() -> None:
     )
     masked_scores = {f"{split}: hidden characters that are found": masked[split] for split in HELD_OUT}
     masked_scores |= {"training characters": masked["characters"], "training seconds": masked["seconds"]}
-    masked_scores |= {"training steps": study.masked_steps}
+    masked_scores |= {"training steps": study.masked_steps, "parameters": parameters_of(MASKED)}
     losses = [{"part": i, "loss": loss} for i, loss in enumerate(masked["losses"])]
     write_record(
         MASKED,

@@ -32,8 +32,8 @@ from plm_tutorial.adaptation import (
     unmerge,
 )
 from plm_tutorial.batches import Batches, TextRows
-from plm_tutorial.layers import Linear, for_decoding
-from plm_tutorial.models import Bert, Llama, Transformer, TransformerConfig
+from plm_tutorial.layers import Linear, MultiHeadAttention, for_decoding
+from plm_tutorial.models import Bert, Llama
 from plm_tutorial.objectives import predict_classes
 from plm_tutorial.pretrained import WeightsError, export, save_adapter
 from plm_tutorial.training import CheckpointError, TrainingConfig, fit
@@ -558,8 +558,8 @@ def test_an_adapter_of_the_books_own_decoder(tmp_path):
     assert options["target_modules"] == ["key", "output", "query", "value"] and options["modules_to_save"] == ["norm"]
     again = load_model(tmp_path / "base", adapter=tmp_path / "adapter", device="cpu")
     torch.testing.assert_close(_call(again), _call(model), atol=0, rtol=0)
-    with pytest.raises(ValueError, match="a Transformer has no published form"):
-        save_adapter(inject(Transformer(TransformerConfig(vocab_size=9)), LoraConfig()), tmp_path / "other")
+    with pytest.raises(ValueError, match="a MultiHeadAttention has no published form"):
+        save_adapter(inject(MultiHeadAttention(8, 2), LoraConfig()), tmp_path / "other")
 
 
 def test_an_adapter_beside_a_gguf_file_has_the_names_of_the_hub(tmp_path):

@@ -20,8 +20,9 @@ def test_a_stored_model_has_all_that_belongs_to_it(name):
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     assert record.scores["parameters"] == sum(parameter.numel() for parameter in model.parameters()) <= 5_000_000
     assert tokenizer.get_vocab_size() == model.config.vocab_size
-    log = record.table("log")
-    assert len(log) == record.scores["training steps"] and log.tokens.sum() == record.scores["training tokens"]
+    if "training tokens" in record.scores:
+        log = record.table("log")
+        assert len(log) == record.scores["training steps"] and log.tokens.sum() == record.scores["training tokens"]
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float16"
 
 

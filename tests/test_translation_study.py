@@ -16,12 +16,19 @@ BASELINES = ("copy", "dictionary", "nearest")
 
 
 @pytest.fixture
-def study(root, tmp_path, monkeypatch):
+def script(root, monkeypatch):
     monkeypatch.syspath_prepend(root / "benchmarks")
     monkeypatch.delitem(sys.modules, "translation", raising=False)
-    import sweep
     import translation
 
+    return translation
+
+
+@pytest.fixture
+def study(script, tmp_path, monkeypatch):
+    import sweep
+
+    translation = script
     monkeypatch.setattr(sweep, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(translation, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(records, "artifacts", lambda: tmp_path / "artifacts")
@@ -111,6 +118,26 @@ def test_names_beat_the_best_baseline():
     assert next(value for name, value in lows.items() if name.startswith("all, seed 0: chrF less")) > 0
     exact = [value for name, value in lows.items() if ": exact less" in name]
     assert len(exact) == 4 and min(exact) > 0  # in each language, and of all
+
+
+def test_forms_and_their_tokens_are_made_again_as_they_were(script):
+    whole = script.Study()
+    record = recorded_or_skip("translation")
+    hashes = script.hashes(("forms: train", script.made(whole)))
+    if any(record.data[name] != hashes[name] for name in ("babel", "num2words")):
+        pytest.skip("another release of CLDR or num2words is installed, which may write forms otherwise")
+    assert hashes["forms: train"] == record.data["forms: train"]
+    stored = (records.artifacts() / "translation" / "tokenizer.json").read_text(encoding="utf-8")
+    made = {"characters": script.characters, "pieces": script.pieces}
+    assert any(json.loads(make(whole).to_str())["model"] == json.loads(stored)["model"] for make in made.values())
+
+
+def test_terms_are_split_as_they_were(script):
+    record = recorded_or_skip("translation_terms")
+    hashes = script.hashes(*((f"terms: {s}", script.found("terms", s)) for s in ("train", "validation", "test")))
+    if record.data["babel"] != hashes["babel"]:
+        pytest.skip("another release of CLDR is installed, which may name things otherwise")
+    assert {name: hashes[name] for name in record.data} == record.data
 
 
 def test_records_were_made_of_the_splits_of_today():
