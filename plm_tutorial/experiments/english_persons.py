@@ -19,7 +19,7 @@ from plm_tutorial.text import reviews
 PERSON = ("PER",)  # the one kind
 
 _SENTENCE = re.compile(r"\S(?:[^.!?\n]|[.!?](?!\s|$))*[.!?]*[\"')\]]*")
-_WORD = r"[A-Z](?:['’][A-Z])?[a-z]+"  # Neeson, O'Brien
+_WORD = r"[A-Z](?:['’][A-Z])?[a-z]+(?:[A-Z][a-z]+)*"  # Neeson, O'Brien, McIntire
 _RUN = re.compile(rf"\b{_WORD}(?:[ -]{_WORD})*")
 _CUE = re.compile(
     rf"(?:\b(?:[Dd]irected|[Pp]layed|[Ww]ritten) by|\b(?:actor|actress|director|starring)) ({_WORD}) ({_WORD})"

@@ -1,8 +1,9 @@
 """Exercises on named entities: right answers, as in the chapter and otherwise, and plausible wrong ones."""
 
+import itertools
 from collections import Counter
 
-from plm_tutorial.entities import from_bio
+from plm_tutorial.entities import bio_tags, from_bio, illegal_places
 
 # --- right answers: as in the chapter, and other ways to be right
 
@@ -99,6 +100,11 @@ def touching(true, found):
     return mistakes([(a - 1, b + 1, k) for a, b, k in true], found) | Counter(right=mistakes(true, found)["right"])
 
 
+def by_trying(n, kinds):
+    paths = itertools.product(bio_tags([str(k) for k in range(kinds)]), repeat=n)
+    return sum(not illegal_places(path) for path in paths)
+
+
 def reverse(weights, features, true, predicted):
     update(weights, features, predicted, true)
 
@@ -127,6 +133,7 @@ WRONG = [
     ("ex-entities-pieces", lambda w, t: label_pieces(w[::-1], t)[::-1], "expected"),
     ("ex-entities-count", lambda n, k: (2 * k + 1) ** n, "that is all sequences"),
     ("ex-entities-count", lambda n, k: (k + 1) ** n, "expected 5"),
+    ("ex-entities-count", by_trying, "n = 60 would never end"),
     ("ex-entities-mistakes", lambda t, f: {"right": len(set(t) & set(f))}, "expected"),
     ("ex-entities-mistakes", touching, "gave"),
     ("ex-entities-mistakes", lambda t, f: mistakes(t, f) | {"wrong": 1}, "the kinds are"),
