@@ -16,6 +16,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from dialogue import margins
 from sweep import RUNS
 from sweep import kept as kept_of
 from torch import nn
@@ -23,7 +24,7 @@ from torch import nn
 from plm_tutorial import load_model, load_tokenizer, runtime
 from plm_tutorial.adaptation import LoraConfig, inject, lora_layers
 from plm_tutorial.batches import Batches, PackedRows, write_tokens
-from plm_tutorial.dialogue import chat_ids, chat_rows, pad_left
+from plm_tutorial.dialogue import chat_rows
 from plm_tutorial.evaluation import bootstrap_interval, paired_bootstrap, score_rows, score_texts
 from plm_tutorial.experiments.conversations import dialogue_table, dialogues, review_chat
 from plm_tutorial.experiments.sentiment import labelled_reviews
@@ -91,7 +92,9 @@ def reading(study: Study) -> dict:
     end = tokenizer().token_to_id("<|endoftext|>")
     rows = PackedRows(write_tokens(texts, tokenizer(), RUNS / NAME / f"{study.key}tokens", end_id=end), study.length)
     steps = max(1, len(rows) // study.size)
-    config = TrainingConfig(steps, lr=study.rate_read, warmup=steps // 10, weight_decay=0.0, precision="bf16", seed=seed)
+    config = TrainingConfig(
+        steps, lr=study.rate_read, warmup=steps // 10, weight_decay=0.0, precision="bf16", seed=seed
+    )
     begun = time.perf_counter()
     fit(model, Batches(rows, study.size, seed=seed), config, objective=predict_labels, progress=False)
     save_adapter(model, RUNS / NAME / f"{study.key}reading", base=MODEL, overwrite=True)
@@ -102,19 +105,6 @@ def reading(study: Study) -> dict:
         "seconds": time.perf_counter() - begun,
         "machine": runtime.machine(),
     } | texts_of(study, model)
-
-
-@torch.inference_mode()
-def margins(model: nn.Module, texts: list[str], size: int = 20) -> list[float]:
-    """Return by how much the reply to the question about each review rather begins with Yes than with No."""
-    yes, no = (tokenizer().encode(word).ids[0] for word in ("Yes", "No"))
-    found = []
-    for start in range(0, len(texts), size):
-        some = [review_chat(text) for text in texts[start : start + size]]
-        ids, mask = pad_left([chat_ids(one, tokenizer(), add_generation_prompt=True) for one in some], 0)
-        logits = model(ids, mask, last_only=True)[:, -1]  # (B, V)
-        found += (logits[:, yes] - logits[:, no]).tolist()
-    return np.round(found, 4).tolist()
 
 
 def texts_of(study: Study, model: nn.Module) -> dict:
@@ -141,7 +131,7 @@ def asked(study: Study, read: bool, n: int, seed: int) -> dict:
     config = TrainingConfig(steps, lr=study.rate, warmup=steps // 10, weight_decay=0.0, precision="bf16", seed=seed)
     batches = Batches(rows, study.size, seed=seed, bucket=8)
     fit(model, batches, config, objective=predict_hidden, progress=False)
-    return {"margins": margins(model, test_snippets(study).texts)}
+    return {"margins": margins(model, test_snippets(study).texts).round(4).tolist()}
 
 
 def test_snippets(study: Study):
