@@ -5,6 +5,7 @@ In: the reader's answers. Out: "right", or the property that fails and the input
 
 from __future__ import annotations
 
+import codecs
 import math
 
 import numpy as np
@@ -150,10 +151,25 @@ def _bytes(answer):
         [],
     )
     for chunks in cases:
-        call = f"pieces({chunks})"
+        call, read = f"pieces({chunks})", 0
         text = b"".join(chunks).decode()
-        got = list(answer(list(chunks)))
-        expect("\ufffd" not in "".join(got), f"{call} shows a replacement sign: a character was split over two chunks")
-        expect("".join(got) == text, f"{call} gave {''.join(got)!r}, expected {text!r} in all")
-        expect(all(got), f"{call} gave an empty piece; give nothing while a character is incomplete")
-        expect(not chunks or len(chunks) < 4 or len(got) > 1, f"{call} gave all at once; give what is complete at once")
+
+        def arriving(chunks=chunks):
+            nonlocal read
+            for chunk in chunks:
+                read += 1
+                yield chunk
+
+        got = answer(arriving())
+        expect(hasattr(got, "__next__"), f"{call} gave a {type(got).__name__}; a generator says yield")
+        got = [(piece, read) for piece in got]  # each with the number of chunks that had been read
+        whole = "".join(piece for piece, _ in got)
+        expect("\ufffd" not in whole, f"{call} shows a replacement sign: a character was split over two chunks")
+        expect(whole == text, f"{call} gave {whole!r}, expected {text!r} in all")
+        expect(
+            all(piece for piece, _ in got), f"{call} gave an empty piece; give nothing while a character is incomplete"
+        )
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for n, chunk in enumerate(chunks, 1):
+            complete, given = decoder.decode(chunk), "".join(piece for piece, after in got if after == n)
+            expect(given == complete, f"{call} gave {given!r} after {n} chunks; complete then was {complete!r}")

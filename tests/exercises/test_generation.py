@@ -51,7 +51,21 @@ def pieces(chunks):
 
 def pieces_by_codecs(chunks):
     decoder = codecs.getincrementaldecoder("utf-8")()
-    return [text for chunk in chunks if (text := decoder.decode(chunk))]
+    yield from (text for chunk in chunks if (text := decoder.decode(chunk)))
+
+
+def replaced(chunks, errors="replace"):
+    for chunk in chunks:
+        yield chunk.decode(errors=errors)
+
+
+def at_the_end(chunks):
+    yield from b"".join(chunks).decode()
+
+
+def with_an_empty_one(chunks):
+    yield from pieces(chunks)
+    yield ""
 
 
 RIGHT = [
@@ -127,10 +141,11 @@ WRONG = [
         "shift first",
     ),
     ("ex-generation-labels", lambda turns: [0 if t == -100 else t for t in labels(turns)], "expected"),
-    ("ex-generation-bytes", lambda chunks: [chunk.decode(errors="replace") for chunk in chunks], "replacement"),
-    ("ex-generation-bytes", lambda chunks: [chunk.decode(errors="ignore") for chunk in chunks], "in all"),
-    ("ex-generation-bytes", lambda chunks: [b"".join(chunks).decode()] if chunks else [], "all at once"),
-    ("ex-generation-bytes", lambda chunks: chunks and [*pieces(chunks), ""], "empty piece"),
+    ("ex-generation-bytes", replaced, "replacement"),
+    ("ex-generation-bytes", lambda chunks: replaced(chunks, "ignore"), "in all"),
+    ("ex-generation-bytes", at_the_end, "gave '' after 1 chunks"),
+    ("ex-generation-bytes", lambda chunks: [*pieces(chunks)], "a generator says yield"),
+    ("ex-generation-bytes", with_an_empty_one, "empty piece"),
 ]
 
 
