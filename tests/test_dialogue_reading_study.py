@@ -58,8 +58,8 @@ def test_an_adapter_that_has_read_goes_on_from_where_it_was(study, tmp_path, mon
     tiny = export(model, tmp_path / "hub" / "tiny-llama", load_tokenizer("smollm2"))
     monkeypatch.setattr(study, "MODEL", str(tiny))
     monkeypatch.chdir(tmp_path)
-    study.reading(study.QUICK)
-    new, read = (study.started(study.QUICK, 0, flag) for flag in (False, True))
+    study.reading(study.QUICK, "reading")
+    new, read = (study.started(study.QUICK, 0, flag) for flag in (None, "reading"))
     trained = [{name for name, p in one.named_parameters() if p.requires_grad} for one in (new, read)]
     assert trained[0] == trained[1] and all(name.endswith(("lora_a", "lora_b")) for name in trained[0])
     assert all(p.abs().sum() == 0 for name, p in new.named_parameters() if name.endswith("lora_b"))
@@ -78,8 +78,8 @@ def test_the_gains_follow_from_the_margins(study):
     }
     assert record.scores["read first: accuracy"] == pytest.approx(means["read first"].mean())
     gain = paired_bootstrap(means["read first"], means["questions alone"])
-    assert record.scores["gain"] == pytest.approx(gain.estimate)
-    assert record.scores["gain, low"] == pytest.approx(gain.low)
+    assert record.scores["read first: gain"] == pytest.approx(gain.estimate)
+    assert record.scores["read first: gain, low"] == pytest.approx(gain.low)
 
 
 def test_what_the_published_model_pays_for_snippets_is_scored_again(study):
