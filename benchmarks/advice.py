@@ -20,6 +20,7 @@ import tokenizers
 import torch
 from sweep import kept
 
+from plm_tutorial import runtime
 from plm_tutorial.adaptation import class_logits, count_parameters
 from plm_tutorial.baselines import Labelled
 from plm_tutorial.batches import TextRows
@@ -125,6 +126,7 @@ def train(run: Run) -> dict:
         "trained": count_parameters(model).trained,
         "steps": run.recipe.steps(len(examples.texts)),
         "training loss": float(np.mean(history.column("loss")[-5:])),
+        "machine": runtime.machine(),
     }
     for split in ("validation", "test"):
         logits = class_logits(model, held_out(split)[0], size=256)
@@ -263,6 +265,7 @@ def main() -> None:
         command="python benchmarks/advice.py",
         data=split_hashes(*(f"{SOURCE}/{split}" for split in ("train", "validation", "test"))),
         seeds=[0, 1, 2, 3, 4],
+        machine=results[runs[0]]["machine"],
         tables={"runs": [tabled(run, result) for run, result in results.items()]},
     )
     print(path)

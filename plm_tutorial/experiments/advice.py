@@ -57,9 +57,13 @@ class Recipe:
 
 
 def fine_tune(
-    examples: Labelled, recipe: Recipe, tokenizer: tokenizers.Tokenizer, seed: int = 0
+    examples: Labelled, recipe: Recipe, tokenizer: tokenizers.Tokenizer, seed: int = 0, length: int = LENGTH
 ) -> tuple[Bert, History]:
-    """Fine-tune MiniLM on texts of two classes; head, batches, dropout and altered texts follow from the seed."""
+    """Fine-tune MiniLM on texts of two classes; head, batches, dropout and altered texts follow from the seed.
+
+    Args:
+        length: tokens of a text that are read.
+    """
     model = classifier("full fine-tuning", seed)
     if recipe.frozen is not None:
         freeze(model, until=recipe.frozen)
@@ -70,7 +74,7 @@ def fine_tune(
         altered = [augment(shown.texts, recipe.augmentation, seed=1000 * seed + i) for i in range(recipe.copies)]
         texts = [text for some in (shown.texts, *altered) for text in some]
         shown = Labelled(texts, np.tile(shown.labels, 1 + recipe.copies))
-    rows = TextRows(shown.texts, shown.labels, tokenizer, LENGTH)
+    rows = TextRows(shown.texts, shown.labels, tokenizer, length)
     batches = Batches(rows, min(recipe.size, len(examples.texts)), seed=seed, bucket=8)
     steps = recipe.steps(len(examples.texts))
     config = TrainingConfig(steps, lr=recipe.lr, weight_decay=0.01, warmup=steps // 10, seed=seed)
