@@ -22,7 +22,9 @@ class Source:
         return self.text
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
-        link = f"[`{self.name}`](../reference/api.html#{self.name})"
+        part = self.name.split(".")[1]
+        page = "api_experiments" if part in ("experiments", "figures") else "api"
+        link = f"[`{self.name}`](../reference/{page}.html#{self.name})"
         return {"text/plain": self.text, "text/markdown": f"```python\n{self.text}\n```\n\nReference: {link}\n"}
 
 

@@ -16,6 +16,13 @@ def test_shows_the_source_and_a_link_to_its_reference():
     assert "(../reference/api.html#plm_tutorial.claims.claim)" in bundle["text/markdown"]
 
 
+def test_links_to_the_page_that_holds_the_module():
+    from plm_tutorial.experiments.transfer import classifier
+
+    text = show_source(classifier)._repr_mimebundle_()["text/markdown"]
+    assert "(../reference/api_experiments.html#plm_tutorial.experiments.transfer.classifier)" in text
+
+
 def test_methods_and_classes():
     assert show_source(Claim).text.startswith("@dataclass")
     assert show_source(Claim.__str__).text.startswith("def __str__")
