@@ -13,7 +13,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import tokenizers
@@ -185,14 +185,19 @@ def points(a: list[dict], b: list[dict]) -> dict[str, float]:
 
 def best_rate(results: dict[Run, dict], **wanted) -> list[dict]:
     """Return the runs at the learning rate that has the highest mean accuracy on the validation snippets."""
-    fits = {run: r for run, r in results.items() if all(_get(run, name) == value for name, value in wanted.items())}
-    rates = sorted({run.recipe.lr for run in fits})
-    by_rate = {lr: [r for run, r in fits.items() if run.recipe.lr == lr] for lr in rates}
-    return max(by_rate.values(), key=lambda some: np.mean([right(r, "validation").mean() for r in some]))
+    rates = sorted({run.recipe.lr for run in results if _fits(run, wanted)})
+    by_rate = [those(results, lr=lr, **wanted) for lr in rates]
+    return max(by_rate, key=lambda some: np.mean([right(r, "validation").mean() for r in some]))
 
 
-def _get(run: Run, name: str):
-    return getattr(run, name) if hasattr(run, name) else getattr(run.recipe, name)
+def those(results: dict[Run, dict], **wanted) -> list[dict]:
+    """Return the results of the runs that have these settings, of their own or of their recipe."""
+    return [result for run, result in results.items() if _fits(run, wanted)]
+
+
+def _fits(run: Run, wanted: dict) -> bool:
+    settings = vars(run.recipe) | vars(run)
+    return all(settings[name] == value for name, value in wanted.items())
 
 
 def compare(results: dict[Run, dict]) -> dict[str, float]:
@@ -202,9 +207,7 @@ def compare(results: dict[Run, dict]) -> dict[str, float]:
     def add(name: str, a: list[dict], b: list[dict]) -> None:
         found.update({name + end: float(value) for end, value in points(a, b).items()})
 
-    def of(**wanted) -> list[dict]:
-        return [r for run, r in results.items() if all(_get(run, n) == value for n, value in wanted.items())]
-
+    of = partial(those, results)
     for labels in (32, 256, 2048):
         whole = best_rate(results, part="depth", labels=labels, frozen=None)
         for frozen, name in ((0, "embeddings"), (3, "three blocks"), (5, "five blocks"), ("head", "all blocks")):

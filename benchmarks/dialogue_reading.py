@@ -5,8 +5,8 @@
 Stopped, it goes on where it was. The same adapter (LoRA on all linear layers) is trained in three ways: on labelled
 questions about reviews alone, or first on the text of training snippets, whose labels are not looked at, and then on
 the same questions. The snippets are mixed before they are read: in their file all praise comes first, so neighbours
-in a row would have the same label, and the order would tell what the text does not. How much,
-shows the third way. Nothing was tuned: the learning rates were set beforehand. Test snippets are scored once.
+in a row would have the same label, and the order would tell what the text does not. The third way, which reads them in
+that order, shows how much. Nothing was tuned: the learning rates were set beforehand. Test snippets are scored once.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
-from dialogue import margins
+from dialogue import margins, tokenizer
 from sweep import RUNS
 from sweep import kept as kept_of
 from torch import nn
 
-from plm_tutorial import load_model, load_tokenizer, runtime
+from plm_tutorial import load_model, runtime
 from plm_tutorial.adaptation import LoraConfig, inject, lora_layers
 from plm_tutorial.batches import Batches, PackedRows, write_tokens
 from plm_tutorial.dialogue import chat_rows
@@ -62,12 +61,6 @@ class Study:
     def key(self) -> str:
         """Name what every run depends on."""
         return "" if self == Study(self.seeds) else "quick-"
-
-
-@cache
-def tokenizer():
-    """Return the model's tokenizer."""
-    return load_tokenizer(MODEL)
 
 
 def kept(key: str, run) -> dict:

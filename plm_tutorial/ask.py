@@ -17,10 +17,10 @@ import tokenizers
 from torch import nn
 
 from plm_tutorial.book_passages import Passage, Section, passages, sections
+from plm_tutorial.dialogue import stream_reply
 from plm_tutorial.records import artifact_file
 from plm_tutorial.retrieval import BM25, DenseIndex, best_of_groups, fuse, sentences, words
 
-MARKERS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 UNGROUNDED = "Answer the question in one short sentence.\n\nQuestion: {question}"
 PROMPT = (
     "Answer the question in one short sentence, with the help of this text from a book.\n\n{text}\n\n"
@@ -142,17 +142,6 @@ def read_settings() -> Settings:
     return Settings(**json.loads(artifact_file("book_index", "settings.json").read_text(encoding="utf-8")))
 
 
-def chat_ids(tokenizer: tokenizers.Tokenizer, message: str) -> list[int]:
-    """Return the ids of a conversation in SmolLM2's layout: the user's message, and the beginning of the answer.
-
-    Markers that stand in the message are taken out, so that no text can end its own turn.
-    """
-    while any(marker in message for marker in MARKERS):  # one may appear when another is taken out
-        for marker in MARKERS:
-            message = message.replace(marker, "")
-    return tokenizer.encode(f"<|im_start|>user\n{message}<|im_end|>\n<|im_start|>assistant\n").ids
-
-
 def answer(
     model: nn.Module, tokenizer: tokenizers.Tokenizer, question: str, text: str | None, n: int = 48
 ) -> Iterator[str]:
@@ -163,21 +152,5 @@ def answer(
         text: what is put before the question; None: nothing, the decoder answers from memory.
         n: the most tokens.
     """
-    import torch
-
-    from plm_tutorial.generation import stream
-
     message = UNGROUNDED.format(question=question) if text is None else PROMPT.format(text=text, question=question)
-    device = next(model.parameters()).device
-    ids = torch.tensor([chat_ids(tokenizer, message)], device=device)  # (1, T)
-    end = tokenizer.token_to_id("<|im_end|>")
-    written: list[int] = []
-    shown = ""
-    for token in stream(model, ids, n, stop_ids=(end,)):
-        if (new := int(token[0])) == end:
-            break
-        written.append(new)
-        text_so_far = tokenizer.decode(written)
-        if not text_so_far.endswith("\ufffd"):  # the token ends inside a character
-            yield text_so_far[len(shown) :]
-            shown = text_so_far
+    yield from stream_reply(model, tokenizer, [{"role": "user", "content": message}], n, system=None)

@@ -156,7 +156,20 @@ class PackedRows:
 CUTS = ("head", "tail", "both")  # what is kept of a text that is too long
 
 
-class TextRows:
+class LongestFirst:
+    """What rows of own lengths share: they can be gone through without much padding."""
+
+    lengths: np.ndarray  # (N,)
+
+    def by_length(self, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Yield all rows once, the longest first, as their numbers (B,) and a batch: for evaluation, little padding."""
+        order = np.argsort(-self.lengths, kind="stable")
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            yield rows, self.batch(rows)
+
+
+class TextRows(LongestFirst):
     """A text a row, each as long as it is, with its label: what a classifier is trained on.
 
     The tokenizer's own template is put around each text, such as ``[CLS]`` and ``[SEP]``, after it has been cut. A text
@@ -223,13 +236,6 @@ class TextRows:
         batch = {"input_ids": ids, "attention_mask": mask.long()}
         return batch if self.labels is None else batch | {"labels": torch.from_numpy(self.labels[rows])}
 
-    def by_length(self, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Yield all rows once, the longest first, as their numbers (B,) and a batch: for evaluation, little padding."""
-        order = np.argsort(-self.lengths, kind="stable")
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            yield rows, self.batch(rows)
-
 
 def _template(tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     """Return the special tokens that a tokenizer puts before and after a text."""
@@ -257,7 +263,7 @@ def _class_labels(labels: Sequence[int], n: int) -> np.ndarray:
     return made.astype(np.int64)
 
 
-class MarkedRows:
+class MarkedRows(LongestFirst):
     """Token rows of own length, with a loss on some of their tokens alone: on replies, but not on what was asked.
 
     Args:
@@ -302,13 +308,6 @@ class MarkedRows:
             batch["attention_mask"][at, :n] = 1
             batch["labels"][at, :n] = ids[1:].masked_fill(~marks[1:], IGNORED)
         return batch
-
-    def by_length(self, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Yield all rows once, the longest first, as their numbers (B,) and a batch: for evaluation, little padding."""
-        order = np.argsort(-self.lengths, kind="stable")
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            yield rows, self.batch(rows)
 
 
 class Rows(Protocol):

@@ -289,13 +289,8 @@ def ask(
             typer.echo(f"   {hit.section.link}")
             typer.echo(textwrap.indent(textwrap.fill(hit.extract, 88), "   ") + "\n")
         if answer and found.likely:
-            from plm_tutorial import pretrained
-
             typer.echo("From section 1, by SmolLM2: ", nl=False)
-            decoder = pretrained.load_model("smollm2"), pretrained.load_tokenizer("smollm2")
-            for piece in book.answer(*decoder, question, found.hits[0].passage):
-                typer.echo(piece, nl=False)
-            typer.echo("")
+            _write(book.answer(*_for_writing(SMALL, None), question, found.hits[0].passage))
 
 
 def _for_writing(name: str, adapter: Path | None) -> tuple[nn.Module, Tokenizer]:

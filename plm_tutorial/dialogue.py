@@ -6,14 +6,14 @@ piece. The template is ChatML, in the form that SmolLM2 was trained with.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tokenizers
 import torch
 from torch import Tensor, nn
 
 from plm_tutorial.batches import MarkedRows
-from plm_tutorial.generation import generate, stream
+from plm_tutorial.generation import generate, stream, until
 
 Message = Mapping[str, str]
 
@@ -238,9 +238,3 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor
     ids = torch.tensor([[pad_id] * (longest - len(row)) + list(row) for row in rows])
     lengths = torch.tensor([len(row) for row in rows])
     return ids, (torch.arange(longest) >= longest - lengths[:, None]).long()
-
-
-def until(ids: Sequence[int], stop_ids: Collection[int]) -> list[int]:
-    """Return the ids that stand before the first stop id."""
-    end = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))
-    return list(ids[:end])

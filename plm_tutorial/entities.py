@@ -7,15 +7,16 @@ a model that labels tokens, and from its tags the spans again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 import torch
 
-from plm_tutorial.batches import Batch
+from plm_tutorial.batches import Batch, LongestFirst
 from plm_tutorial.objectives import IGNORED
+from plm_tutorial.tokenizers import fast_characters
 
 KINDS = ("PER", "LOC", "ORG")  # persons, places, organisations
 OUTSIDE = "O"
@@ -155,7 +156,7 @@ def whole_words(text: str, entities: Iterable[Entity]) -> list[Entity]:
     return grown
 
 
-class TaggedRows:
+class TaggedRows(LongestFirst):
     """A sentence a row, with a label for each token: what a model that labels tokens is trained on.
 
     Args:
@@ -213,12 +214,6 @@ class TaggedRows:
         batch["labels"][mask] = torch.from_numpy(self.labels[at]).long()
         return batch
 
-    def by_length(self, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Yield all rows once, the longest first, as their numbers (B,) and a batch: for evaluation, little padding."""
-        order = np.argsort(-self.lengths, kind="stable")
-        for start in range(0, len(order), size):
-            yield order[start : start + size], self.batch(order[start : start + size])
-
 
 def character_tokenizer(texts: Iterable[str], least: int = 2) -> tokenizers.Tokenizer:
     """Return a tokenizer whose tokens are characters: those that occur ``least`` times, the most frequent first.
@@ -228,10 +223,4 @@ def character_tokenizer(texts: Iterable[str], least: int = 2) -> tokenizers.Toke
     counts = Counter(character for text in texts for character in text)
     kept = sorted((c for c, n in counts.items() if n >= least), key=lambda c: (-counts[c], c))
     specials = ["[PAD]", "[UNK]", "[MASK]", "[END]"]
-    vocab = {token: i for i, token in enumerate([*specials, *kept])}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="[UNK]"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
-    made.decoder = tokenizers.decoders.Fuse()
-    made.add_special_tokens(specials)
-    made.encode_special_tokens = True  # a text that spells out a special token is still text
-    return made
+    return fast_characters(kept, specials, "[UNK]")

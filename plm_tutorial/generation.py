@@ -7,7 +7,7 @@ all that in one order, ``choose`` picks. ``Continuation`` holds sequences that g
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -361,3 +361,9 @@ def generate(
     options = (temperature, top_k, top_p, stop_ids, generator, use_cache, attention_mask)
     named = {"min_p": min_p, "repetition_penalty": repetition_penalty, "start_id": start_id}
     return torch.stack(list(stream(model, input_ids, max_new_tokens, *options, **named)), dim=1)  # (B, N)
+
+
+def until(ids: Sequence[int], stop_ids: Collection[int]) -> list[int]:
+    """Return the ids that stand before the first stop id."""
+    end = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))
+    return list(ids[:end])

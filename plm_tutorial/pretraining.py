@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import hashlib
 import heapq
 import json
 import os
@@ -262,15 +261,10 @@ def texts(data: DataConfig, split: str) -> Iterator[str]:
         for number, found in enumerate(READERS[path.suffix](path, data.column), 1):
             if not isinstance(found, str):
                 raise ValueError(f"{path}, text {number}: {data.column!r} is {found!r:.60}; expected a text")
-            if found.strip() and (_place(found) < data.validation) == (split == "validation"):
+            if found.strip() and (text.hash_place(found) < data.validation) == (split == "validation"):
                 yield found
     except (OSError, UnicodeError, csv.Error) as error:
         raise ValueError(f"the texts of {path} cannot be read: {error}") from error
-
-
-def _place(found: str) -> float:
-    """Return where a text's hash stands between 0 and 1."""
-    return int.from_bytes(hashlib.sha256(found.encode()).digest()[:8], "big") / 2**64
 
 
 def _read_txt(path: Path, _: str) -> Iterator[str]:
@@ -362,7 +356,7 @@ def prepare(config: PretrainingConfig, say: Callable[[str], None] = print) -> Pr
         files = {}
         for split in ("train", "validation"):
             files[split] = _tokens(config, tokenizer, split, place / split, say)
-    best = heapq.nsmallest(config.data.scored, texts(config.data, "validation"), key=_place)
+    best = heapq.nsmallest(config.data.scored, texts(config.data, "validation"), key=text.hash_place)
     scored = best if config.objective.kind == "causal" else []
     for one in scored:
         ids = tokenizer.encode(one, add_special_tokens=False).ids

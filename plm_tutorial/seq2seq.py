@@ -16,8 +16,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from plm_tutorial.decoding import beam_search
-from plm_tutorial.generation import generate
+from plm_tutorial.generation import generate, until
 from plm_tutorial.objectives import IGNORED
+from plm_tutorial.tokenizers import fast_characters
 
 PAD, BEGIN, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 
@@ -36,13 +37,7 @@ def character_tokenizer(texts: Iterable[str], languages: Iterable[str] = ()) -> 
     """
     special = [PAD, BEGIN, END, UNKNOWN, *map(language_token, languages)]
     characters = sorted(set().union(*texts))
-    vocab = {token: i for i, token in enumerate([*special, *characters])}
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens(special)
-    tokenizer.encode_special_tokens = True  # a text that spells out "</s>" does not end there
-    return tokenizer
+    return fast_characters(characters, special, UNKNOWN)
 
 
 def piece_tokenizer(texts: Iterable[str], vocab_size: int, languages: Iterable[str] = ()) -> tokenizers.Tokenizer:
@@ -153,7 +148,7 @@ def translate(
             best = beam_search(model, ids, most, n_beams, length_penalty=length_penalty, **how)
             answers = [one[0].tokens.tolist() for one in best]
         found |= dict(zip(rows, answers, strict=True))
-    cut = [ids[: ids.index(end)] if end in ids else ids for ids in (found[i] for i in range(len(texts)))]
+    cut = [until(found[i], {end}) for i in range(len(texts))]
     return tokenizer.decode_batch(cut, skip_special_tokens=True)
 
 

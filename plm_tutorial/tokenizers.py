@@ -189,6 +189,21 @@ def train_fast_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequen
     return tokenizer
 
 
+def fast_characters(characters: Sequence[str], special_tokens: Sequence[str], unknown: str) -> tokenizers.Tokenizer:
+    """Return the library's tokenizer whose tokens are characters: the special tokens come first, then these in order.
+
+    Other characters become ``unknown``, which is one of the special tokens. A text that spells out a special token is
+    still text.
+    """
+    vocab = {token: i for i, token in enumerate([*special_tokens, *characters])}
+    made = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token=unknown))
+    made.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    made.decoder = decoders.Fuse()
+    made.add_special_tokens(list(special_tokens))
+    made.encode_special_tokens = True
+    return made
+
+
 def _start_vocab(special_tokens: Sequence[str], vocab_size: int | None = None) -> dict[bytes, int]:
     """Return the ids before the first merge: special tokens, then bytes in the order of their printable characters."""
     if isinstance(special_tokens, str):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from plm_tutorial import cli, load_model, load_tokenizer, pretraining
+from plm_tutorial import cli, load_model, load_tokenizer, pretraining, text
 from plm_tutorial.evaluation import bits_per_byte, score_texts
 from plm_tutorial.models import Bert
 from plm_tutorial.models.decoder import Decoder
@@ -124,7 +124,7 @@ def test_the_loss_falls(place, kind):
 def test_the_bits_per_byte_are_those_of_the_model_that_was_kept(place):
     scores = pretraining.pretrain(write_config(place), silent)
     config = pretraining.read_config(place / "config.toml")
-    texts = sorted(pretraining.texts(config.data, "validation"), key=pretraining._place)[:5]
+    texts = sorted(pretraining.texts(config.data, "validation"), key=text.hash_place)[:5]
     model = load_model(place / "run", device="cpu")
     found = score_texts(model, load_tokenizer(place / "run"), texts, 16, bos_id=0)
     again = bits_per_byte(float(found.nats.sum()), int(found.n_bytes.sum()))

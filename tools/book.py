@@ -198,7 +198,7 @@ def execute_outdated() -> int:
     print(f"{len(reasons) - len(stale)} of {len(reasons)} pages are up to date")
     for page in stale:
         print(f"          {page}: {reasons[page]}")
-    return execute(stale) if stale else 0
+    return execute(stale)
 
 
 # --- HTML -------------------------------------------------------------------------------------------------------------

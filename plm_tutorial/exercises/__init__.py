@@ -9,7 +9,7 @@ from __future__ import annotations
 import dis
 import html
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,15 @@ def expect(holds: bool, message: str) -> None:
 def expect_equal(got: Any, wanted: Any, call: str) -> None:
     """Raise :class:`Wrong` unless ``got == wanted``, showing the call that gave it."""
     expect(got == wanted, f"{call} gave {_short(got)}, expected {_short(wanted)}")
+
+
+def expect_close(got: Any, wanted: float, call: str, reasons: Mapping[float, str] | None = None) -> None:
+    """Raise :class:`Wrong` unless ``got`` is ``wanted``; a known wrong value is told with its reason."""
+    got = float(got)
+    if abs(got - wanted) > 1e-6 * max(1, abs(wanted)):
+        for value, reason in (reasons or {}).items():
+            expect(abs(got - value) > 1e-6 * max(1, abs(value)), f"{call} gave {got:.4f}: {reason}")
+        raise Wrong(f"{call} gave {got:.4f}, expected {wanted:.4f}")
 
 
 def expect_tensor(got: Any, shape: tuple[int, ...], call: str) -> Tensor:

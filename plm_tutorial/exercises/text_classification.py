@@ -11,19 +11,10 @@ import numpy as np
 from scipy import stats
 
 from plm_tutorial import evaluation
-from plm_tutorial.exercises import Exercises, Wrong, expect
+from plm_tutorial.exercises import Exercises, Wrong, expect, expect_close
 
 exercises = Exercises()
 check = exercises.check
-
-
-def _close(got: object, wanted: float, call: str, reasons: dict[float, str] | None = None) -> None:
-    """Raise :class:`Wrong` unless ``got`` is ``wanted``; a known wrong value is told with its reason."""
-    got = float(got)
-    if abs(got - wanted) > 1e-6 * max(1, abs(wanted)):
-        for value, reason in (reasons or {}).items():
-            expect(abs(got - value) > 1e-6 * max(1, abs(value)), f"{call} gave {got:.4f}: {reason}")
-        raise Wrong(f"{call} gave {got:.4f}, expected {wanted:.4f}")
 
 
 @exercises.add("ex-classification-temperature")
@@ -37,7 +28,7 @@ def _temperature(answer):
             1 / (1 + math.exp(-margin)) / right: "this compares probabilities; the temperature divides logits",
             margin / math.log2(right / (1 - right)): "the logarithm is the natural one",
         }
-        _close(answer(margin, right), wanted, f"temperature({margin}, {right})", reasons)
+        expect_close(answer(margin, right), wanted, f"temperature({margin}, {right})", reasons)
 
 
 def _weights(counts, n_with, n_documents, *, log=True, smooth=1, one=1.0, unit=True):
@@ -94,7 +85,7 @@ def _macro(answer):
             recall: "this is the mean recall",
         }
         expect(not math.isnan(got), f"{call} gave nan: a class that neither occurs nor is predicted is left out")
-        _close(got, wanted, call, reasons)
+        expect_close(got, wanted, call, reasons)
 
 
 @exercises.add("ex-classification-ask")
@@ -137,7 +128,7 @@ def _mcnemar(answer):
             float(stats.chi2.sf((a_only - b_only) ** 2 / max(n, 1), 1)): "this is the approximation by chi-squared",
         }
         reasons = {value: reason for value, reason in reasons.items() if abs(value - wanted) > 1e-6}
-        _close(answer(a_only, b_only), wanted, f"p_value({a_only}, {b_only})", reasons)
+        expect_close(answer(a_only, b_only), wanted, f"p_value({a_only}, {b_only})", reasons)
 
 
 @exercises.add("ex-classification-pieces")

@@ -10,19 +10,10 @@ from collections import Counter
 
 import torch
 
-from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal, expect_tensor
+from plm_tutorial.exercises import Exercises, Wrong, expect, expect_close, expect_equal, expect_tensor
 
 exercises = Exercises()
 check = exercises.check
-
-
-def _close(got: object, wanted: float, call: str, reasons: dict[float, str] | None = None) -> None:
-    """Raise :class:`Wrong` unless ``got`` is ``wanted``; a known wrong value is told with its reason."""
-    got = float(got)
-    if abs(got - wanted) > 1e-6 * max(1, abs(wanted)):
-        for value, reason in (reasons or {}).items():
-            expect(abs(got - value) > 1e-6 * max(1, abs(value)), f"{call} gave {got:.4f}: {reason}")
-        raise Wrong(f"{call} gave {got:.4f}, expected {wanted:.4f}")
 
 
 @exercises.add("ex-translation-brevity")
@@ -36,7 +27,7 @@ def _brevity(answer):
             math.exp(-reference / output): "the exponent is 1 minus the ratio, so that equal lengths get 1",
         }
         reasons = {value: reason for value, reason in reasons.items() if abs(value - wanted) > 1e-6}
-        _close(answer(output, reference), wanted, f"brevity_penalty({output}, {reference})", reasons)
+        expect_close(answer(output, reference), wanted, f"brevity_penalty({output}, {reference})", reasons)
 
 
 @exercises.add("ex-translation-clip")
@@ -62,7 +53,7 @@ def _clip(answer):
             len(got & want) / max(len(got), 1): "each n-gram counts as often as it occurs, not once",
         }
         reasons = {value: reason for value, reason in reasons.items() if abs(value - wanted) > 1e-6}
-        _close(answer(output, reference, n), wanted, call, reasons)
+        expect_close(answer(output, reference, n), wanted, call, reasons)
 
 
 @exercises.add("ex-translation-shift")

@@ -15,16 +15,16 @@ import numpy as np
 import tokenizers
 import torch
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
 from plm_tutorial.adaptation import freeze
 from plm_tutorial.baselines import Labelled
-from plm_tutorial.batches import Batches, TextRows
+from plm_tutorial.batches import TextRows
 from plm_tutorial.evaluation import checks
-from plm_tutorial.experiments.transfer import LENGTH, classifier
+from plm_tutorial.experiments.transfer import LENGTH, classifier, train
 from plm_tutorial.models.bert import Bert
 from plm_tutorial.objectives import class_weights, predict_classes
-from plm_tutorial.training import History, TrainingConfig, fit
+from plm_tutorial.training import History
 
 LOSSES = ("plain", "class weights", "focal", "smoothed")
 AUGMENTATIONS = ("none", "delete words", "swap words")
@@ -75,10 +75,9 @@ def fine_tune(
         texts = [text for some in (shown.texts, *altered) for text in some]
         shown = Labelled(texts, np.tile(shown.labels, 1 + recipe.copies))
     rows = TextRows(shown.texts, shown.labels, tokenizer, length)
-    batches = Batches(rows, min(recipe.size, len(examples.texts)), seed=seed, bucket=8)
-    steps = recipe.steps(len(examples.texts))
-    config = TrainingConfig(steps, lr=recipe.lr, weight_decay=0.01, warmup=steps // 10, seed=seed)
-    return model, fit(model, batches, config, objective=objective(recipe.loss, examples.labels), progress=False)
+    n = len(examples.texts)
+    how = {"steps": recipe.steps(n), "lr": recipe.lr, "size": min(recipe.size, n), "seed": seed}
+    return model, train("full fine-tuning", model, rows, **how, objective=objective(recipe.loss, examples.labels))
 
 
 def objective(loss: str, labels: np.ndarray) -> partial:
@@ -191,11 +190,8 @@ def rare_scores(labels: ArrayLike, scores: ArrayLike, prevalence: float, thresho
     labels = checks.classes(labels, "labels", 2)
     scores = checks.scores(scores, len(labels))
     weights = prevalence_weights(labels, prevalence)
-    called = scores > threshold
-    right = weights[called & (labels == 1)].sum()
-    precision = right / weights[called].sum() if called.any() else 0.0
-    recall = right / weights[labels == 1].sum()
-    f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+    how = {"average": "binary", "sample_weight": weights, "zero_division": 0.0}
+    precision, recall, f1, _ = precision_recall_fscore_support(labels, scores > threshold, **how)
     area = average_precision_score(labels, scores, sample_weight=weights)
     return RareScores(float(precision), float(recall), float(f1), float(area))
 

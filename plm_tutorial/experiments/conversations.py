@@ -18,7 +18,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from plm_tutorial import assets
-from plm_tutorial.text import normal_form, words
+from plm_tutorial.text import normal_form, split_by_hash, words
 
 ASSET = "chatterbot_corpus"
 SPLITS = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -118,16 +118,7 @@ def _splits(conversations: Sequence[Sequence[str]]) -> list[str]:
     for row, turns in enumerate(conversations):
         name = normal_form(turns[0])
         names[group[row]] = min(names.get(group[row], name), name)
-    return [_split_of(names[group[row]]) for row in range(len(conversations))]
-
-
-def _split_of(name: str) -> str:
-    at = int.from_bytes(hashlib.sha256(f"dialogues 1\n{name}".encode()).digest()[:8], "big") / 2**64
-    for split, share in SPLITS.items():
-        if at < share:
-            return split
-        at -= share
-    return split
+    return [split_by_hash(f"dialogues 1\n{names[group[row]]}", SPLITS) for row in range(len(conversations))]
 
 
 def dialogue_table() -> list[dict]:

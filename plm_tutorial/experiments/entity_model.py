@@ -159,6 +159,6 @@ def load_tagger(folder: str | Path, n_tags: int) -> Tagger:
     path = Path(folder) / HEAD
     if not path.is_file():
         raise ValueError(f"{folder} has no {HEAD}: it holds no tagger; see keep_tagger")
-    model = Tagger(pretrained.load_model(folder).to(runtime.device()), n_tags)
+    model = Tagger(pretrained.load_model(folder), n_tags)
     model.head.load_state_dict({name: value.float() for name, value in load_file(path).items()})
     return model.to(runtime.device()).eval()

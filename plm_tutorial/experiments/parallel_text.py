@@ -9,7 +9,6 @@ Combinations, not pairs, are split: what is tested was never trained on, in any 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import random
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -20,6 +19,8 @@ from typing import Any, NamedTuple
 
 from babel import dates, numbers, units
 from num2words import num2words
+
+from plm_tutorial.text import split_by_hash
 
 LANGUAGES = {"fr": "French", "de": "German", "zh": "Chinese"}
 SPLITS = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -67,13 +68,7 @@ def plain_spaces(text: str) -> str:
 
 def split_of(key: str, shares: Mapping[str, float] = SPLITS) -> str:
     """Return the split that a key falls into, by its hash: neither order nor seed counts."""
-    place = int.from_bytes(hashlib.sha256(f"{_SPLIT_KEY}\n{key}".encode()).digest()[:8], "big") / 2**64
-    edge = 0.0
-    for name, share in shares.items():
-        edge += share
-        if place < edge:
-            return name
-    return name
+    return split_by_hash(f"{_SPLIT_KEY}\n{key}", shares)
 
 
 # --------------------------------------------------------------------------------------------------- dates and times

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from plm_tutorial.evaluation import accuracy
 from plm_tutorial.experiments.sentiment import labelled_reviews
 from plm_tutorial.layers import record
 from plm_tutorial.models.bert import Bert, pool
-from plm_tutorial.objectives import predict_classes
+from plm_tutorial.objectives import LossSum, predict_classes
 from plm_tutorial.pretrained import load_model
 from plm_tutorial.training import History, TrainingConfig, fit
 
@@ -64,12 +64,22 @@ def unfreezing_interval(steps: int) -> int:
     return max(1, steps // 10)
 
 
-def train(method: str, model: Bert, rows: TextRows, *, steps: int, lr: float, size: int = 32, seed: int = 0) -> History:
+def train(
+    method: str,
+    model: Bert,
+    rows: TextRows,
+    *,
+    steps: int,
+    lr: float,
+    size: int = 32,
+    seed: int = 0,
+    objective: Callable[[Bert, Batch], LossSum] = predict_classes,
+) -> History:
     """Train a classifier in place and return the history; batches and dropout follow from the seed."""
     batches = Batches(rows, min(size, len(rows)), seed=seed, bucket=8)
     gradual = [GradualUnfreezing(unfreezing_interval(steps))] if method == "gradual unfreezing" else []
     config = TrainingConfig(steps, lr=lr, weight_decay=0.01, warmup=steps // 10, seed=seed)
-    return fit(model, batches, config, objective=predict_classes, callbacks=gradual, progress=False)
+    return fit(model, batches, config, objective=objective, callbacks=gradual, progress=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------- cost

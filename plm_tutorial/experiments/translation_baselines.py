@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from plm_tutorial.experiments.parallel_text import Pair
@@ -105,8 +104,3 @@ def _units(text: str, language: str) -> list[str]:
         return whole + [w[i:j] for w in parts for i in range(len(w)) for j in range(i + 1, min(len(w), i + most) + 1)]
     words = re.findall(_TOKEN, text)
     return [" ".join(words[i : i + n]) for n in range(1, WORDS + 1) for i in range(len(words) - n + 1)]
-
-
-def best_baseline(scores: dict[str, float]) -> str:
-    """Return the name of the highest score; of equal ones the first."""
-    return list(scores)[int(np.argmax(list(scores.values())))]
