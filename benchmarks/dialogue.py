@@ -258,7 +258,7 @@ def train(study: Study, task: str, rate: float, seed: int) -> dict:
     else:
         valid = labelled_reviews("rotten_tomatoes", "validation", study.n_valid)
         found["validation"] = accuracy(valid.labels, (margins(model, valid.texts) > 0).astype(int))
-    save_adapter(model, adapter_folder(study, task, rate, seed), base=MODEL, overwrite=True)
+    save_adapter(model, adapter_folder(study, task, rate, seed), base=MODEL, overwrite=True, dtype=torch.float16)
     return found
 
 

@@ -97,7 +97,7 @@ def reading(study: Study, name: str) -> dict:
     )
     begun = time.perf_counter()
     fit(model, Batches(rows, study.size, seed=seed), config, objective=predict_labels, progress=False)
-    save_adapter(model, RUNS / NAME / f"{study.key}{name}", base=MODEL, overwrite=True)
+    save_adapter(model, RUNS / NAME / f"{study.key}{name}", base=MODEL, overwrite=True, dtype=torch.float16)
     return {
         "snippets": len(texts),
         "tokens": steps * study.size * study.length,

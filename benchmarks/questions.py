@@ -354,7 +354,7 @@ def train_reader(study: Study, kind: str, rate: float, seed: int) -> dict:
     f1 = float(np.mean([token_f1(s.text, q.answer_text) for s, q in zip(spans, held_out, strict=True)]))
     found = read_all(study, model)
     folder = sweep.RUNS / NAME / f"reader-{kind}-{rate:g}-{seed}-{study.key}"
-    save_adapter(model, folder, base="minilm", overwrite=True)
+    save_adapter(model, folder, base="minilm", overwrite=True, dtype=torch.float16)
     tenths = [float(np.mean(part)) for part in np.array_split(history.column("loss"), min(10, study.steps))]
     return {
         "answers": [span.text for span in found],

@@ -299,7 +299,14 @@ def export(
     return folder
 
 
-def save_adapter(model: nn.Module, folder: str | Path, *, base: str | None = None, overwrite: bool = False) -> Path:
+def save_adapter(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    base: str | None = None,
+    overwrite: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Path:
     """Write a model's adapter, and what was trained whole beside it, as a folder in peft's form; return its path.
 
     It holds ``adapter_config.json`` and ``adapter_model.safetensors``. ``load_model(name, adapter=folder)`` opens it,
@@ -309,6 +316,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, base: str | None = Non
         model: has an adapter, made by :func:`plm_tutorial.adaptation.inject` or loaded; merged or not.
         base: what the adapter belongs to, a hub id or a folder: a note for whoever opens it.
         overwrite: replace the folder, whole, if it is an adapter's.
+        dtype: of the numbers in the file, such as ``torch.float16`` for half the size; None: the model's own.
 
     Raises:
         ValueError: there is no adapter, more is trained than it holds, the model has no published form, or the folder
@@ -321,6 +329,7 @@ def save_adapter(model: nn.Module, folder: str | Path, *, base: str | None = Non
     folder = Path(folder).expanduser().resolve()
     family, published = _published_form(model)
     options, tensors = adapter_files.adapter_form(model, family, published, base)
+    tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors.items()}
     with _complete_folder(folder, overwrite, adapter_files.CONFIG) as new:
         save_file(tensors, new / adapter_files.TENSORS, {"format": "pt"})
         (new / adapter_files.TENSORS).chmod(new.stat().st_mode & 0o666)  # else readable by its owner alone

@@ -547,6 +547,11 @@ def test_peft_opens_what_was_saved(name, tmp_path):
         )
     a, b = (load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("adapter", "merged"))
     assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+    half = save_adapter(ours, tmp_path / "half", dtype=torch.float16) / "adapter_model.safetensors"
+    assert all(tensor.equal(a[name].half()) for name, tensor in load_file(half).items())
+    again = load_model(tmp_path / "base", adapter=tmp_path / "half", device="cpu")
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    torch.testing.assert_close(_ours_out(again), _ours_out(ours), atol=1e-2, rtol=0)
 
 
 def test_an_adapter_of_the_books_own_decoder(tmp_path):
