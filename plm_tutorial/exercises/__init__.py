@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import html
+import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -36,11 +37,21 @@ def expect_equal(got: Any, wanted: Any, call: str) -> None:
 
 def expect_close(got: Any, wanted: float, call: str, reasons: Mapping[float, str] | None = None) -> None:
     """Raise :class:`Wrong` unless ``got`` is ``wanted``; a known wrong value is told with its reason."""
-    got = float(got)
+    got = expect_number(got, call)
     if abs(got - wanted) > 1e-6 * max(1, abs(wanted)):
         for value, reason in (reasons or {}).items():
             expect(abs(got - value) > 1e-6 * max(1, abs(value)), f"{call} gave {got:.4f}: {reason}")
         raise Wrong(f"{call} gave {got:.4f}, expected {wanted:.4f}")
+
+
+def expect_number(got: Any, call: str) -> float:
+    """Return ``got`` as a float, or raise :class:`Wrong` if it is not one number: Python's, NumPy's or a tensor's."""
+    shape = tuple(getattr(got, "shape", ()))
+    expect(math.prod(shape) == 1, f"{call} gave an array of shape {shape}; expected one number")
+    try:
+        return float(got.detach() if hasattr(got, "detach") else got)
+    except (TypeError, ValueError):
+        raise Wrong(f"{call} gave a {type(got).__name__}; expected a number") from None
 
 
 def expect_tensor(got: Any, shape: tuple[int, ...], call: str) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 
 from plm_tutorial.diagnosis import padding_effect, shared_parameters
-from plm_tutorial.exercises import Exercises, Wrong, expect
+from plm_tutorial.exercises import Exercises, Wrong, expect, expect_number
 from plm_tutorial.experiments import planted_bugs as lab
 
 exercises = Exercises()
@@ -44,15 +44,9 @@ def _padded() -> Tensor:
     return ids
 
 
-def _number(got: object) -> float:
-    if isinstance(got, Tensor) and got.numel() != 1:
-        raise Wrong(f"your function gave a tensor of shape {tuple(got.shape)}; expected one number")
-    return float(got.detach() if isinstance(got, Tensor) else got)
-
-
 def _expect_loss(got: object, wanted: Tensor, reasons: list[tuple[Tensor, str]]) -> None:
     """Raise Wrong unless the loss is ``wanted``; known wrong values are told with their reason. Also gradients."""
-    value = _number(got)
+    value = expect_number(got, "your function")
     if not math.isclose(value, wanted.item(), rel_tol=1e-4, abs_tol=1e-5):
         for known, reason in reasons:
             expect(not math.isclose(value, known.item(), rel_tol=1e-4), f"the loss is {value:.4f}: {reason}")
@@ -213,7 +207,8 @@ def _zero(answer):
         why = "; gradients of earlier steps are still in it" if i else ""
         expect(gap < 1e-5, f"step {i + 1} moves a weight by {gap:.2g} too much or too little{why}")
         expect(got is not None, "the step returns nothing; the loop wants the loss")
-        expect(abs(_number(got) - wanted) < 1e-4, f"it returns {_number(got):.4f}; the loss before it is {wanted:.4f}")
+        value = expect_number(got, "your function")
+        expect(abs(value - wanted) < 1e-4, f"it returns {value:.4f}; the loss before it is {wanted:.4f}")
 
 
 @exercises.add("ex-lab-eval")
@@ -222,7 +217,7 @@ def _eval(answer):
     wanted = lab.validate(model.eval(), batches)
     for mode in (True, False):
         model.train(mode)
-        first, second = _number(answer(model, batches)), _number(answer(model, batches))
+        first, second = (expect_number(answer(model, batches), "your function") for _ in range(2))
         expect(abs(first - second) < 1e-6, f"two calls give {first:.4f} and {second:.4f}")
         expect(
             abs(first - wanted) < 1e-4,
@@ -353,5 +348,6 @@ def _pieces(answer):
         hint = "how many real labels has each piece?"
         expect(gap < 1e-5, f"a weight moves by {gap:.2g} more or less than with the whole batch; {hint}")
         expect(got is not None, "the step returns nothing; the loop wants the loss")
-        expect(abs(_number(got) - wanted) < 1e-4, f"it returns {_number(got):.4f}; of the batch it is {wanted:.4f}")
+        value = expect_number(got, "your function")
+        expect(abs(value - wanted) < 1e-4, f"it returns {value:.4f}; of the batch it is {wanted:.4f}")
         sizes.clear()

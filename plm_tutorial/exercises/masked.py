@@ -11,20 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal, expect_tensor
+from plm_tutorial.exercises import Exercises, Wrong, expect, expect_equal, expect_number, expect_tensor
 from plm_tutorial.objectives import IGNORED
 
 exercises = Exercises()
 check = exercises.check
-
-
-def _number(got: object, call: str) -> float:
-    """Return ``got`` as a float, or raise :class:`Wrong` if it is not one number."""
-    if isinstance(got, Tensor):
-        expect(got.numel() == 1, f"{call} gave a tensor of shape {tuple(got.shape)}; expected one number")
-        return float(got.detach())
-    expect(isinstance(got, int | float), f"{call} gave a {type(got).__name__}; expected a number")
-    return float(got)
 
 
 @exercises.add("ex-masked-hide")
@@ -41,6 +32,8 @@ def _hide(answer):
         expect(given.tolist() == ids, f"{call} changed the ids themselves; work on a copy")
         expect(isinstance(got, tuple | list) and len(got) == 2, f"{call} must give two things: input_ids and labels")
         inputs, labels = (expect_tensor(part, given.shape, f"{call}[{i}]") for i, part in enumerate(got))
+        kinds = " and ".join({str(part.dtype).removeprefix("torch.") for part in (inputs, labels)})
+        expect(kinds == "int64", f"{call} gave tensors of type {kinds}; ids and labels are whole numbers, int64")
         expect(
             not torch.equal(labels, given) or bool(picked.all()),
             f"{call}: the labels hold all tokens, so the loss would be mostly about tokens that can be seen",
@@ -65,7 +58,7 @@ def _loss(answer):
         labels = torch.tensor(rows)
         logits = 2 * torch.randn(*labels.shape, 5, generator=draw)
         call = f"masked_loss(logits, {rows})"
-        got = _number(answer(logits.clone(), labels.clone()), call)
+        got = expect_number(answer(logits.clone(), labels.clone()), call)
         nats = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
         hidden = labels != IGNORED
         wanted = float(nats[hidden].mean())
@@ -93,6 +86,8 @@ def _words(answer):
         ([[0, 0, 1], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]]),
         ([[1, 1, 0, 1]], [[1, 0, 0, 1]]),
         ([[1, 0, 1, 1]], [[0, 0, 1, 0]]),
+        ([[1, 0, 0]], [[0, 0, 1]]),  # the row's last token is not the one before its first
+        ([[1, 1, 0]], [[1, 0, 0]]),
     ]
     for continues, drawn in cases:
         a, b = torch.tensor(continues).bool(), torch.tensor(drawn).bool()
@@ -123,7 +118,7 @@ def _words(answer):
 def _rate(answer):
     for k, keep in ((3, 0.0), (3, 0.1), (1, 0.0), (10, 0.2), (1, 0.8)):
         call = f"best_rate({k}, keep={keep})"
-        got = _number(answer(k, keep), call)
+        got = expect_number(answer(k, keep), call)
         wanted = min(1.0, 1 / ((1 - keep) * (2 * k + 1)))
         close = {
             "a token that is kept does not spoil its neighbours' view": 1 / (2 * k + 1),
@@ -155,7 +150,7 @@ def _pll(answer):
     for ids in ([0, 1, 2], [3, 3, 1, 0], [4]):
         text = torch.tensor(ids)
         call = f"pseudo_log_likelihood(log_probs, {ids}, mask_id={mask_id})"
-        got = _number(answer(log_probs, text.clone(), mask_id), call)
+        got = expect_number(answer(log_probs, text.clone(), mask_id), call)
         rows = text.repeat(len(ids), 1)
         rows.fill_diagonal_(mask_id)
         at = torch.arange(len(ids))
@@ -190,7 +185,7 @@ def _total(answer):
     }
     for name, joint in cases.items():
         call = f"pseudo_total of {name}"
-        got = _number(answer(joint.clone()), call)
+        got = expect_number(answer(joint.clone()), call)
         first = joint / joint.sum(0)  # P(x1 | x2): columns add up to 1
         second = joint / joint.sum(1, keepdim=True)  # P(x2 | x1): rows do
         wanted = float((first * second).sum())

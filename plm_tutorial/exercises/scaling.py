@@ -10,23 +10,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from plm_tutorial.exercises import Exercises, Wrong, expect
+from plm_tutorial.exercises import Exercises, Wrong, expect, expect_number
 from plm_tutorial.experiments.scaling import Law, effective_tokens
 
 exercises = Exercises()
 check = exercises.check
 
 LAWS = (Law(E=2.4, A=25.0, alpha=0.3, B=150.0, beta=0.35), Law(E=1.8, A=480.0, alpha=0.35, B=2000.0, beta=0.37))
-
-
-def _number(got: object, call: str) -> float:
-    """Return ``got`` as a float, or raise :class:`Wrong` if it is no number."""
-    try:
-        value = float(got)
-    except (TypeError, ValueError):
-        raise Wrong(f"{call} gave a {type(got).__name__}; expected a number") from None
-    expect(math.isfinite(value), f"{call} gave {value}")
-    return value
 
 
 def _near(got: float, wanted: float, tolerance: float) -> bool:
@@ -46,7 +36,7 @@ def _linear(answer: Callable) -> None:
         call = "linear_fit(N, D, L, alpha, beta) of twelve runs on a known law"
         got = answer(N.copy(), D.copy(), L.copy(), law.alpha, law.beta)
         expect(isinstance(got, Sequence | np.ndarray) and len(got) == 3, f"{call} should give three numbers, E, A, B")
-        E, A, B = (_number(one, call) for one in got)
+        E, A, B = (expect_number(one, call) for one in got)
         swapped = _near(A, law.B, 1e-3) and _near(B, law.A, 1e-3)
         expect(not swapped, f"{call}: A and B have changed places; A belongs to N, B to D")
         expect(not _near(E, law.A, 1e-3), f"{call}: the order is E, A, B")
@@ -59,7 +49,7 @@ def _linear(answer: Callable) -> None:
 def _vocabulary(answer: Callable) -> None:
     for law, flops, extra in ((LAWS[0], 1e13, 1e6), (LAWS[0], 1e15, 1e6), (LAWS[1], 1e19, 3e7), (LAWS[0], 1e14, 0)):
         call = f"best_size(law, {flops:.0e}, {extra:.0e}) for {law}"
-        got = _number(answer(law, flops, extra), call)
+        got = expect_number(answer(law, flops, extra), call)
 
         def lowest(loss: Callable, budget: float = flops) -> float:
             sizes = np.geomspace(1e2, budget / 6e2, 200_001)
@@ -86,7 +76,7 @@ def _repeats(answer: Callable) -> None:
     R = 15.387756
     for epochs in (1, 2, 4, 2.3, 16, 40):
         call = f"worth({epochs})"
-        got = _number(answer(epochs), call)
+        got = expect_number(answer(epochs), call)
         wanted = effective_tokens(epochs, 1) / epochs
         if _near(got, wanted, 1e-3):
             continue
@@ -104,7 +94,7 @@ def _repeats(answer: Callable) -> None:
 def _served(answer: Callable) -> None:
     for law, loss, served in ((LAWS[0], 3.6, 0), (LAWS[0], 3.6, 1e9), (LAWS[0], 3.6, 1e11), (LAWS[1], 2.1, 1e13)):
         call = f"cheapest(law, {loss}, {served:.0e}) for {law}"
-        got = _number(answer(law, loss, served), call)
+        got = expect_number(answer(law, loss, served), call)
         smallest = (law.A / (loss - law.E)) ** (1 / law.alpha)  # with all the text there is
         expect(got > smallest, f"{call} gave {got:,.6g}, which no amount of text brings to a loss of {loss}")
 
@@ -134,7 +124,7 @@ def _needed(law: Law, loss: float, N: np.ndarray) -> np.ndarray:
 def _resolution(answer: Callable) -> None:
     for p, k, n in ((0.5, 1, 1), (0.5, 2, 3), (0.3, 8, 1000), (0.6, 8, 1000), (0.9, 20, 50), (0.0, 3, 10)):
         call = f"chance_of_a_point({p}, {k}, {n})"
-        got = _number(answer(p, k, n), call)
+        got = expect_number(answer(p, k, n), call)
         wanted = -math.expm1(n * math.log1p(-(p**k)))
         if abs(got - wanted) < 1e-6:
             continue

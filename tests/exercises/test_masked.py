@@ -81,6 +81,7 @@ RIGHT = [
     ("ex-masked-pll", pseudo_log_likelihood),
     ("ex-masked-pll", pll_in_a_loop),
     ("ex-masked-total", pseudo_total),
+    ("ex-masked-total", lambda joint: pseudo_total(joint).numpy()),
 ]
 
 # --- plausible mistakes
@@ -120,6 +121,14 @@ def never_at_the_beginning(continues, drawn):
     return chosen & ~cut
 
 
+def around_the_edge(continues, drawn):
+    """Lets the first token look at the row's last one."""
+    chosen = drawn.clone()
+    for t in range(continues.size(1)):
+        chosen[:, t] = torch.where(continues[:, t], chosen[:, t - 1], drawn[:, t])
+    return chosen
+
+
 def all_at_once(log_probs, ids, mask_id):
     log_p = log_probs(torch.full_like(ids, mask_id)[None])[0]
     return log_p.gather(1, ids[:, None]).sum()
@@ -150,6 +159,7 @@ WRONG = [
     ("ex-masked-hide", lambda ids, chosen, m: (torch.where(chosen, m, ids), ids), "the labels hold all tokens"),
     ("ex-masked-hide", lambda i, c, m: (torch.where(c, m, i), torch.where(c, -100, i)), "the wrong way round"),
     ("ex-masked-hide", lambda i, c, m: (i, torch.where(c, i, -100)), "[0] gave"),
+    ("ex-masked-hide", lambda i, c, m: (torch.where(c, float(m), i.float()), torch.where(c, i, -100)), "whole numbers"),
     ("ex-masked-hide", lambda i, c, m: (torch.where(c, m, i), torch.where(c, i, 0)), "[1] gave"),
     ("ex-masked-loss", lambda logits, labels: nats(logits, labels).sum(), "divide by their number"),
     ("ex-masked-loss", lambda logits, labels: nats(logits, labels).mean(), "divided by all positions"),
@@ -157,6 +167,7 @@ WRONG = [
     ("ex-masked-loss", lambda logits, labels: -masked_loss(logits, labels), "the sign"),
     ("ex-masked-loss", nats, "expected one number"),
     ("ex-masked-words", lambda continues, drawn: drawn, "the draws themselves"),
+    ("ex-masked-words", around_the_edge, "cut in the middle of a word"),
     ("ex-masked-words", any_token, "if any of its tokens was drawn"),
     ("ex-masked-words", never_at_the_beginning, "cut in the middle of a word"),
     ("ex-masked-words", lambda continues, drawn: drawn & ~continues, "single tokens, not whole words"),
