@@ -30,6 +30,7 @@ def _worst(answer):
         ([1, 1, 1, 0, 0, 1], ["long", "long", "long", "long", "short", "long"], ("short", 0.0)),
         ([0, 1, 0, 1], ["z", "z", "m", "m"], ("m", 0.5)),
         ([1, 1], ["only", "only"], ("only", 1.0)),
+        ([1, 1, 1, 0, 0, 0], ["tiny", *5 * ["large"]], ("large", 0.4)),
         ([True, False, False, True, True], ["x", "x", "y", "y", "y"], ("x", 0.5)),
     ]
     for right, groups, (name, score) in cases:
@@ -42,14 +43,10 @@ def _worst(answer):
         means = {one: total / groups.count(one) for one, total in rates.items()}
         if got[0] != name:
             best, fewest = max(means, key=means.get), min(rates, key=rates.get)
-            expect(
-                got[0] != best or means[best] == score, f"{call} gave {got[0]!r}, the best one; the worst is wanted"
-            )
+            expect(got[0] != best or means[best] == score, f"{call} gave {got[0]!r}, the best one; the worst is wanted")
             tied = got[0] in means and means[got[0]] == score
             expect(not tied, f"{call} gave {got[0]!r}: of equals, the first in the alphabet is wanted, {name!r}")
-            expect(
-                got[0] != fewest, f"{call} gave {got[0]!r}: it has the fewest right answers, not the lowest share"
-            )
+            expect(got[0] != fewest, f"{call} gave {got[0]!r}: it has the fewest right answers, not the lowest share")
             expect(False, f"{call} gave {got[0]!r}; the lowest accuracy is that of {name!r}")
         value = expect_number(got[1], f"the accuracy in {call}")
         total = sum(right) / len(right)
