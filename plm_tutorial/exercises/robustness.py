@@ -30,7 +30,7 @@ def _worst(answer):
         ([1, 1, 1, 0, 0, 1], ["long", "long", "long", "long", "short", "long"], ("short", 0.0)),
         ([0, 1, 0, 1], ["z", "z", "m", "m"], ("m", 0.5)),
         ([1, 1], ["only", "only"], ("only", 1.0)),
-        ([1, 1, 1, 0, 0, 0], ["tiny", *5 * ["large"]], ("large", 0.4)),
+        ([1, 0, 1, 1, 0, 0, 0, 1, 1, 1], [*2 * ["tiny"], *5 * ["large"], *3 * ["easy"]], ("large", 0.4)),
         ([True, False, False, True, True], ["x", "x", "y", "y", "y"], ("x", 0.5)),
     ]
     for right, groups, (name, score) in cases:
