@@ -1,6 +1,6 @@
 """A decision chart that the reader walks: each answer opens the next question, without a script.
 
-In: questions with their answers. Out: HTML of nested ``<details>``, usable with the keyboard, and the same as plain text.
+In: questions with their answers. Out: HTML of nested ``<details>``, usable with the keyboard; and the same as text.
 """
 
 from __future__ import annotations
