@@ -2,18 +2,22 @@
 
 In: the executed notebooks as myst-nb keeps them, whose outputs carry claims and page records (`plm_tutorial.claims`,
 `plm_tutorial.runtime`), and the committed record of other seeds. Out: the directives ``{claims}`` and
-``{run-status}``, a line "This page ran in …" under the title of each executed page.
+``{run-status}``, a line "This page ran in …" under the title of each executed page. And ``{exercises}``: lists of all
+exercises, made from the pages' sources.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -78,6 +82,47 @@ class TableDirective(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         return [Placeholder(kind=self.name)]
+
+
+@dataclass
+class Exercise:
+    """What a list of exercises says of one."""
+
+    docname: str
+    label: str
+    kind: str  # "warm-up", "check" or "open-ended"
+    sentence: str  # its first, in Markdown
+
+
+def read_exercises(path: Path, docname: str) -> Iterator[Exercise]:
+    """Yield the exercises of a page's source, in their order."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        found = re.match(r"```\{exercise-start\}\n:label: (\S+)\n```\n(.*)", cell.source, re.DOTALL)
+        if cell.cell_type == "markdown" and found:
+            label, text = found.groups()
+            lead = re.match(r"\*(Warm-up|Open-ended)\.\*\s+", text)
+            kind = lead.group(1).lower() if lead else "check"
+            paragraph = text[lead.end() if lead else 0 :].split("\n\n")[0].replace("\n", " ")
+            first = re.match(r".+?[.?!](?=\s|$)", paragraph)
+            yield Exercise(docname, label, kind, first.group() if first else paragraph.rstrip(": "))
+
+
+class ExercisesDirective(SphinxDirective):
+    """``{exercises} warm-up``: the exercises of one kind, by page, each with a link and its first sentence."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        lines: list[str] = []
+        for page in sorted(Path(self.env.srcdir, "chapters").glob("*.ipynb")):
+            docname = f"chapters/{page.stem}"
+            some = [one for one in read_exercises(page, docname) if one.kind == self.arguments[0]]
+            if some and docname in self.env.found_docs:
+                lines += ["", f"**{{doc}}`/{docname}`**", ""]
+                lines += [f"- {{ref}}`{one.label}`: {one.sentence}" for one in some]
+        box = nodes.container()
+        self.state.nested_parse(StringList(lines, "exercises"), 0, box)
+        return box.children
 
 
 def fill_placeholders(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -178,13 +223,15 @@ def number_contents(doctree: nodes.document) -> None:
 
 def always_outdated(app, env, added, changed, removed) -> list[str]:
     """Rebuild the pages that are made from others whenever anything is rebuilt."""
-    return [docname for docname in ("reference/claims", "reference/run_status") if docname in env.found_docs]
+    made = ("reference/claims", "reference/run_status", "reference/exercises")
+    return [docname for docname in made if docname in env.found_docs]
 
 
 def setup(app: Sphinx) -> dict:
     app.add_node(Placeholder)
     app.add_directive("claims", TableDirective)
     app.add_directive("run-status", TableDirective)
+    app.add_directive("exercises", ExercisesDirective)
     app.connect("doctree-resolved", fill_placeholders)
     app.connect("doctree-resolved", lambda app, doctree, docname: number_contents(doctree))
     app.connect("env-get-outdated", always_outdated)

@@ -97,6 +97,13 @@ def test_the_run_status_lists_every_page(html):
         assert f"{name.removeprefix('reference/').removesuffix('.ipynb')}.html" in page
 
 
+def test_the_page_of_exercises_lists_every_exercise(html):
+    page = (html / "reference" / "exercises.html").read_text(encoding="utf-8")
+    for name in CHAPTERS:
+        for label in re.findall(r"\{exercise-start\}\n:label: (\S+)", prose(name)):
+            assert f'href="../{name.removesuffix(".ipynb")}.html#{label}"' in page, label
+
+
 def test_claims_held_under_several_seeds_for_the_code_as_it_is():
     """The committed record of other seeds belongs to the chapters' present code, and every claim held in it."""
     record = json.loads(book.SEEDS_RECORD.read_text(encoding="utf-8"))
