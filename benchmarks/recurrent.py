@@ -1,7 +1,7 @@
 """An LSTM against a Transformer with as many parameters: reading, remembering, time by length, and the gradient's way.
 
     python benchmarks/recurrent.py --prepare         tokenizes the reviews once, into runs/recurrent_tokens
-    python benchmarks/recurrent.py                   the setting "small", some ten minutes on one core of a CPU
+    python benchmarks/recurrent.py                   the setting "cpu", some fifty minutes on one core
     python benchmarks/recurrent.py --setting gpu --jobs 6                    some minutes on a GPU
 
 Both write artifacts/recurrent/. Four parts: ``time`` (a training step by the length of its rows, at equal tokens;
@@ -70,7 +70,9 @@ class Setting:
 
 SETTINGS = {
     "quick": Setting("quick", 32, 16, 4, 3, (3e-3, 1e-2), 4, (4, 8), (2,), 3, (16, 32), 64),
-    "small": Setting("small", 32, 64, 16, 100, (3e-3, 1e-2, 3e-2), 128, (8, 32, 64), (2, 4), 250, (32, 128, 512), 1024),
+    "cpu": Setting(
+        "cpu", 128, 128, 8, 300, (1e-3, 3e-3, 1e-2), 256, (8, 32, 128), (2, 4, 8), 400, (32, 128, 512, 2048), 2048
+    ),
     "gpu": Setting(
         "gpu",
         256,
@@ -292,7 +294,7 @@ def summary(tables: dict[str, list[dict]]) -> dict[str, float]:
 def main() -> None:
     parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--prepare", action="store_true", help="write the tokens that a machine without data needs")
-    parser.add_argument("--setting", choices=SETTINGS, default="small")
+    parser.add_argument("--setting", choices=SETTINGS, default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--share", metavar="I/N", help="only every N-th run, from the I-th; no record (used by --jobs)")
     parser.add_argument("--name", default="recurrent", help="the record's name, under artifacts/")
