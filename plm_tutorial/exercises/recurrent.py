@@ -11,19 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from plm_tutorial.exercises import Exercises, Wrong, expect, expect_tensor
+from plm_tutorial.exercises import Exercises, Wrong, expect, expect_number, expect_tensor
 
 exercises = Exercises()
 check = exercises.check
-
-
-def _number(got: object, call: str) -> float:
-    try:
-        value = float(got)
-    except (TypeError, ValueError):
-        raise Wrong(f"{call} gave a {type(got).__name__}; expected a number") from None
-    expect(math.isfinite(value), f"{call} gave {value}")
-    return value
 
 
 @exercises.add("ex-recurrent-gru")
@@ -59,7 +50,7 @@ def _gru(answer: Callable) -> None:
 def _bias(answer: Callable) -> None:
     for n in (1, 4, 32, 1000):
         call = f"forget_bias({n})"
-        got = _number(answer(n), call)
+        got = expect_number(answer(n), call)
         f = 0.5 ** (1 / n)
         wanted = math.log(f / (1 - f))
         if abs(got - wanted) < 1e-4 * max(1, abs(wanted)):
@@ -109,7 +100,7 @@ def _combine(answer: Callable) -> None:
 def _crossover(answer: Callable) -> None:
     for blocks, layers, d, heads, groups in ((4, 6, 256, 4, 4), (24, 36, 2048, 32, 8), (30, 45, 576, 9, 3)):
         call = f"crossover(n_blocks={blocks}, n_layers={layers}, d_model={d}, n_heads={heads}, n_kv_heads={groups})"
-        got = _number(answer(blocks, layers, d, heads, groups), call)
+        got = expect_number(answer(blocks, layers, d, heads, groups), call)
         a_token, state = 2 * blocks * groups * (d // heads), 2 * layers * d
         wanted = state // a_token + 1
         if got == wanted:
