@@ -98,7 +98,7 @@ def _combine(answer: Callable) -> None:
 
 @exercises.add("ex-recurrent-crossover")
 def _crossover(answer: Callable) -> None:
-    for blocks, layers, d, heads, groups in ((4, 6, 256, 4, 4), (24, 36, 2048, 32, 8), (30, 45, 576, 9, 3)):
+    for blocks, layers, d, heads, groups in ((24, 36, 2048, 32, 8), (30, 45, 576, 9, 3), (4, 6, 256, 4, 4)):
         call = f"crossover(n_blocks={blocks}, n_layers={layers}, d_model={d}, n_heads={heads}, n_kv_heads={groups})"
         got = expect_number(answer(blocks, layers, d, heads, groups), call)
         a_token, state = 2 * blocks * groups * (d // heads), 2 * layers * d
