@@ -151,11 +151,11 @@ def test_recall_over_a_short_distance_is_learned():
 
 
 def test_gradient_by_distance_and_loss_by_position():
-    ours, ids = model(forget_bias=0.0), torch.randint(50, (4, 12))
-    pull = gradient_by_distance(ours, ids, torch.randint(50, (4,)))
-    assert pull.shape == (12,) and pull[10] < pull[3] < pull[0] and not ours.training
+    ours, ids = model(forget_bias=0.0), torch.randint(50, (64, 12))
+    pull = gradient_by_distance(ours, ids, torch.randint(50, (64,)))
+    assert pull.shape == (12,) and pull[11] < pull[6] < pull[1] and not ours.training
     assert all(weight.grad is None for weight in ours.parameters())
-    labels = torch.randint(50, (4, 12))
+    labels = torch.randint(50, (64, 12))
     nats = nats_by_position(ours, ids, labels, rows=3)
     wanted = torch.nn.functional.cross_entropy(ours(ids).transpose(1, 2), labels).item()
     assert abs(nats.mean().item() - wanted) < 1e-5
