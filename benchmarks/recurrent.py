@@ -34,13 +34,11 @@ from sweep import kept  # noqa: E402
 from plm_tutorial.batches import Batches, PackedRows, TokenFile  # noqa: E402
 from plm_tutorial.experiments.recurrent import (  # noqa: E402
     Recall,
-    Recurrent,
-    RecurrentConfig,
+    equal_model,
     gradient_by_distance,
     nats_by_position,
     recall_accuracy,
 )
-from plm_tutorial.models.decoder import Decoder, modern_recipe  # noqa: E402
 from plm_tutorial.objectives import predict_hidden, predict_labels  # noqa: E402
 from plm_tutorial.records import write_record  # noqa: E402
 from plm_tutorial.runtime import device  # noqa: E402
@@ -99,14 +97,8 @@ READ = ("Transformer", "LSTM", "plain LSTM")
 
 
 def build(kind: str, vocab_size: int, d_model: int, blocks: int, context: int, **how: object) -> torch.nn.Module:
-    """Return a Transformer of so many blocks, or the LSTM of the same width that has as many weights."""
-    if kind == "Transformer":
-        shape = {"d_model": d_model, "n_layers": blocks, "n_heads": max(1, d_model // 32), "d_hidden": 4 * d_model}
-        config = modern_recipe(vocab_size, **shape, context_length=context, zero_init=False, tied=False)
-        return Decoder(config).to(device())
-    how = {"residual": kind != "plain LSTM", "init_std": 0.1 if kind == "plain LSTM" else 0.02} | how
-    n_layers = 3 * blocks // 2
-    return Recurrent(RecurrentConfig(vocab_size, d_model=d_model, n_layers=n_layers, tied=False, **how)).to(device())
+    kind = "LSTM" if kind == "tanh" else kind  # in whose layers it is another cell
+    return equal_model(kind, vocab_size, d_model, blocks, context, **how).to(device())
 
 
 def parameters(model: torch.nn.Module) -> int:

@@ -6,6 +6,7 @@ In: token ids. Out: logits of the next token; a state of fixed size in place of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,10 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from plm_tutorial.batches import Batch
 from plm_tutorial.layers import KVCache, LayerNorm, init_weights, linear
 from plm_tutorial.models.common import check_config, check_input, check_keep
+from plm_tutorial.models.decoder import Decoder, modern_recipe
 from plm_tutorial.objectives import IGNORED
 
 CELLS = {"lstm": nn.LSTM, "tanh": nn.RNN}
@@ -223,7 +227,63 @@ def _run(
     return torch.zeros_like(y).scatter(1, order, y), end if pair else (end,)
 
 
+def equal_model(kind: str, vocab_size: int, d_model: int, blocks: int, context: int, **how: Any) -> Decoder | Recurrent:
+    """Return a Transformer of so many blocks, or an LSTM of the same width with as many weights: 3 layers for 2 blocks.
+
+    A block has 4 D² weights of attention and 8 D² of its feed-forward; an LSTM's layer has 8 D².
+
+    Args:
+        kind: "Transformer"; "LSTM", whose layers read a norm of a residual stream; "plain LSTM", one upon the other.
+        blocks: an even number.
+        context: tokens that the Transformer may read at once.
+        how: fields of a :class:`RecurrentConfig`.
+
+    Raises:
+        ValueError: there is no such kind, or no whole number of layers for so many blocks.
+    """
+    if kind not in ("Transformer", "LSTM", "plain LSTM") or blocks % 2 or blocks < 2:
+        raise ValueError(
+            f"kind is {kind!r} and blocks {blocks}; expected Transformer, LSTM or plain LSTM, and 2, 4, 6 …"
+        )
+    if kind == "Transformer":
+        shape = {"d_model": d_model, "n_layers": blocks, "n_heads": max(1, d_model // 32), "d_hidden": 4 * d_model}
+        return Decoder(modern_recipe(vocab_size, **shape, context_length=context, zero_init=False, tied=False))
+    how = {"residual": kind == "LSTM", "init_std": 0.02 if kind == "LSTM" else 0.1} | how
+    return Recurrent(RecurrentConfig(vocab_size, d_model=d_model, n_layers=3 * blocks // 2, tied=False, **how))
+
+
 # ------------------------------------------------------------------------------------------------------------ counting
+
+
+class _Chains(TorchDispatchMode):
+    """Notes for each tensor how many products of matrices had to come one after the other before it was there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.longest, self.before = 0, WeakTensorKeyDictionary()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = operation(*args, **(kwargs or {}))
+        parts = torch.utils._pytree.tree_leaves((args, kwargs))
+        chain = max((self.before.get(part, 0) for part in parts if isinstance(part, Tensor)), default=0)
+        chain += operation.overloadpacket.__name__ in ("mm", "addmm", "bmm", "baddbmm")
+        for part in torch.utils._pytree.tree_leaves(out):
+            if isinstance(part, Tensor):
+                self.before[part] = chain
+        self.longest = max(self.longest, chain)
+        return out
+
+
+@torch.no_grad()
+def longest_chain(run: Callable[[], Any]) -> int:
+    """Return how many products of matrices must wait for one another while ``run`` is called: no machine can save that.
+
+    Operations that do several products within, fused attention or torch's recurrent layers, are not looked into: give
+    it code that has each product by itself.
+    """
+    with _Chains() as chains:
+        run()
+    return chains.longest
 
 
 def forward_flops(config: RecurrentConfig) -> int:

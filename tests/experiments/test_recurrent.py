@@ -2,16 +2,20 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from plm_tutorial.evaluation import score_texts
+from plm_tutorial.experiments import scaling
 from plm_tutorial.experiments.recurrent import (
     Recall,
     Recurrent,
     RecurrentConfig,
     bytes_kept,
     cache_bytes,
+    equal_model,
     forward_flops,
     gradient_by_distance,
+    longest_chain,
     lstm_step,
     nats_by_position,
     recall_accuracy,
@@ -20,6 +24,7 @@ from plm_tutorial.experiments.recurrent import (
     tanh_step,
 )
 from plm_tutorial.generation import generate
+from plm_tutorial.layers import record
 from plm_tutorial.models.decoder import Decoder, modern_recipe
 from plm_tutorial.objectives import IGNORED, predict_hidden
 from plm_tutorial.training import TrainingConfig, fit
@@ -159,3 +164,43 @@ def test_gradient_by_distance_and_loss_by_position():
     nats = nats_by_position(ours, ids, labels, rows=3)
     wanted = torch.nn.functional.cross_entropy(ours(ids).transpose(1, 2), labels).item()
     assert abs(nats.mean().item() - wanted) < 1e-5
+
+
+def test_models_of_equal_size():
+    sizes = [
+        sum(weight.numel() for weight in equal_model(kind, 50, 32, 4, 64).parameters())
+        for kind in ("Transformer", "LSTM", "plain LSTM")
+    ]
+    assert max(sizes) / min(sizes) < 1.05
+    assert equal_model("LSTM", 50, 32, 2, 64, forget_bias=3.0).layers[0].bias_ih_l0[32:64].eq(3).all()
+    assert equal_model("LSTM", 50, 32, 2, 64, cell="tanh").config.residual
+    assert not equal_model("plain LSTM", 50, 32, 2, 64).config.residual
+    for kind, blocks in (("GRU", 2), ("LSTM", 3), ("LSTM", 0)):
+        with pytest.raises(ValueError, match="expected Transformer"):
+            equal_model(kind, 50, 32, blocks, 64)
+
+
+def test_the_longest_chain_of_products():
+    x, w = torch.randn(3, 3), torch.randn(3, 3)
+
+    def in_order(n):
+        h = x
+        for _ in range(n):
+            h = torch.tanh(h.clone() @ w).view(3, 3)
+        return h + x @ w  # beside the chain
+
+    assert [longest_chain(lambda n=n: in_order(n)) for n in (1, 2, 7)] == [1, 2, 7]
+    assert longest_chain(lambda: torch.stack([x @ w for _ in range(9)]).sum()) == 1
+    assert longest_chain(lambda: torch.bmm(torch.nn.functional.linear(x, w, x[0])[None], w[None])) == 2
+    assert longest_chain(lambda: scan(torch.rand(8, 3), torch.rand(8, 3))) == 0
+
+
+def test_arithmetic_agrees_with_torchs_count():
+    decoder = equal_model("Transformer", 50, 32, 2, 64)
+    ids = torch.randint(50, (1, 24))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, record(decoder):
+        decoder(ids)
+    assert counter.get_total_flops() == 24 * scaling.forward_flops(decoder.config, 24).total
+    with record(decoder):
+        chains = {longest_chain(lambda n=n: decoder(ids[:, :n])) for n in (4, 8, 24)}
+    assert len(chains) == 1
