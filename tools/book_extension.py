@@ -104,7 +104,10 @@ def read_exercises(path: Path, docname: str) -> Iterator[Exercise]:
             kind = lead.group(1).lower() if lead else "check"
             paragraph = text[lead.end() if lead else 0 :].split("\n\n")[0].replace("\n", " ")
             first = re.match(r".+?[.?!](?=\s|$)", paragraph)
-            yield Exercise(docname, label, kind, first.group() if first else paragraph.rstrip(": "))
+            sentence = first.group() if first else paragraph.rstrip(": ")
+            yield Exercise(
+                docname, label, kind, re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", sentence)
+            )  # links are the page's own
 
 
 class ExercisesDirective(SphinxDirective):
