@@ -96,18 +96,19 @@ class Exercise:
 
 def read_exercises(path: Path, docname: str) -> Iterator[Exercise]:
     """Yield the exercises of a page's source, in their order."""
-    for cell in nbformat.read(path, as_version=4).cells:
-        found = re.match(r"```\{exercise-start\}\n:label: (\S+)\n```\n(.*)", cell.source, re.DOTALL)
-        if cell.cell_type == "markdown" and found:
-            label, text = found.groups()
-            lead = re.match(r"\*(Warm-up|Open-ended)\.\*\s+", text)
-            kind = lead.group(1).lower() if lead else "check"
-            paragraph = text[lead.end() if lead else 0 :].split("\n\n")[0].replace("\n", " ")
-            first = re.match(r".+?[.?!](?=\s|$)", paragraph)
-            sentence = first.group() if first else paragraph.rstrip(": ")
-            yield Exercise(
-                docname, label, kind, re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", sentence)
-            )  # links are the page's own
+    cells = nbformat.read(path, as_version=4).cells
+    prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for label, text in re.findall(
+        r"```\{exercise-start\}\n:label: (\S+)\n```\n+(.*?)```\{exercise-end", prose, re.DOTALL
+    ):
+        lead = re.match(r"\*(Warm-up|Open-ended)\.\*\s+", text)
+        kind = lead.group(1).lower() if lead else "check"
+        paragraph = text[lead.end() if lead else 0 :].split("\n\n")[0].replace("\n", " ")
+        first = re.match(r".+?[.?!](?=\s|$)", paragraph)
+        sentence = first.group() if first else paragraph.rstrip(": ")
+        yield Exercise(
+            docname, label, kind, re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", sentence)
+        )  # links are the page's own
 
 
 class ExercisesDirective(SphinxDirective):
