@@ -18,13 +18,13 @@ from functools import cache, partial
 import numpy as np
 import tokenizers
 import torch
-from sweep import kept
+from sweep import difference_scores, kept
 
 from plm_tutorial import runtime
 from plm_tutorial.adaptation import class_logits, count_parameters
 from plm_tutorial.baselines import Labelled
 from plm_tutorial.batches import TextRows
-from plm_tutorial.evaluation import expected_calibration_error, paired_bootstrap, softmax
+from plm_tutorial.evaluation import expected_calibration_error, softmax
 from plm_tutorial.experiments.advice import (
     AUGMENTATIONS,
     LOSSES,
@@ -172,17 +172,6 @@ def tabled(run: Run, result: dict) -> dict:
     return row
 
 
-def points(a: list[dict], b: list[dict]) -> dict[str, float]:
-    """Return by how many points of test accuracy a is better than b, over the texts; seeds are averaged first."""
-    means = [100 * np.mean([right(one) for one in some], axis=0) for some in (a, b)]
-    found = paired_bootstrap(*means)
-    return {
-        "": found.estimate,
-        ", low end of the 95 % interval": found.low,
-        ", high end of the 95 % interval": found.high,
-    }
-
-
 def best_rate(results: dict[Run, dict], **wanted) -> list[dict]:
     """Return the runs at the learning rate that has the highest mean accuracy on the validation snippets."""
     rates = sorted({run.recipe.lr for run in results if _fits(run, wanted)})
@@ -201,11 +190,11 @@ def _fits(run: Run, wanted: dict) -> bool:
 
 
 def compare(results: dict[Run, dict]) -> dict[str, float]:
-    """Return the differences that the page speaks of."""
+    """Return the differences that the page speaks of, in points over the texts; seeds are averaged first."""
     found = {}
 
     def add(name: str, a: list[dict], b: list[dict]) -> None:
-        found.update({name + end: float(value) for end, value in points(a, b).items()})
+        found.update(difference_scores(name, *(100 * np.mean([right(one) for one in some], axis=0) for some in (a, b))))
 
     of = partial(those, results)
     for labels in (32, 256, 2048):

@@ -63,13 +63,15 @@ from plm_tutorial.retrieval import (
 )
 from plm_tutorial.runtime import file_sha256
 from plm_tutorial.spans import SpanRows, find_spans, predict_spans
-from plm_tutorial.text import reviews
+from plm_tutorial.text import reviews, split_hashes
 from plm_tutorial.training import TrainingConfig, fit
 
 NAME = "questions"
 LORA = LoraConfig(rank=8, alpha=16.0, targets=("query", "key", "value", "output", "up", "down"))
 RATES = (1e-3, 2e-3)
 UNTRIED = Settings(240, False, 1.2, 0.75, 60.0, 0.0)  # of the tiny setting
+COMMAND = "python benchmarks/questions.py"
+READ = ("imdb/train", "imdb/validation")  # the reader learns from generated questions on these, too
 PRECISION = 0.8  # share of answered questions whose section shall be among the first 3, for the threshold
 
 
@@ -436,6 +438,7 @@ def reader(study: Study) -> tuple[dict, dict]:
     table = [{"question": i} | {name: some[i] for name, some in answers.items()} for i in range(len(asked))]
     if study.writes:
         copy_reader(run("noisy", rate, study.seeds[0])["folder"])
+        record_reader(runs[0])
     return scores, {"answers": table, "reader_runs": runs}
 
 
@@ -446,6 +449,18 @@ def copy_reader(folder: str) -> None:
     target = artifacts() / "book_reader"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder, target)
+
+
+def record_reader(run: dict) -> None:
+    """Say beside the adapter what it was trained on and how."""
+    data = data_used("book_passages/passages.jsonl", "book_questions/spans.jsonl", splits=READ)
+    scores = {name: run[name] for name in ("lr", "generated questions", "seconds", "generated, F1")}
+    print(write_record("book_reader", scores, command=COMMAND, data=data, seeds=[run["seed"]]))
+
+
+def data_used(*files: str, splits: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return the hashes of files under artifacts/ and of splits of the reviews."""
+    return {file: file_sha256(artifacts() / file) for file in files} | split_hashes(*splits)
 
 
 # -------------------------------------------------------------------------------------------------------------- writer
@@ -533,11 +548,9 @@ def main() -> None:
     if options.only or options.quick:
         print(json.dumps(scores, indent=1, ensure_ascii=False))
         return
-    folder = artifacts()
     files = ("book_passages/passages.jsonl", "book_questions/questions.jsonl", "book_questions/spans.jsonl")
-    data = {file: file_sha256(folder / file) for file in files}
-    command = "python benchmarks/questions.py"
-    print(write_record(NAME, scores, command=command, data=data, seeds=list(study.seeds), tables=tables))
+    data = data_used(*files, splits=READ)
+    print(write_record(NAME, scores, command=COMMAND, data=data, seeds=list(study.seeds), tables=tables))
 
 
 if __name__ == "__main__":

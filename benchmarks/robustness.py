@@ -19,13 +19,13 @@ from functools import cache
 import numpy as np
 import tokenizers
 import torch
-from sweep import kept
+from sweep import difference_scores, kept
 
 from plm_tutorial import runtime
 from plm_tutorial.adaptation import class_logits
 from plm_tutorial.baselines import Labelled, tfidf_classifier
 from plm_tutorial.batches import TextRows
-from plm_tutorial.evaluation import expected_calibration_error, fit_temperature, paired_bootstrap, softmax
+from plm_tutorial.evaluation import expected_calibration_error, fit_temperature, softmax
 from plm_tutorial.experiments.advice import Recipe, fine_tune
 from plm_tutorial.experiments.robustness import CUE, add_typos, negated_pairs, plant_cue
 from plm_tutorial.experiments.sentiment import labelled_reviews
@@ -207,11 +207,7 @@ def compare(results: dict[Run, dict]) -> dict[str, float]:
         return 100 * np.mean([right(one, name) for one in runs], axis=0)
 
     def add(name: str, a: np.ndarray, b: np.ndarray) -> None:
-        difference = paired_bootstrap(a, b)
-        for part, value in zip(
-            ("", ", low end of the 95 % interval", ", high end of the 95 % interval"), difference, strict=True
-        ):
-            found[f"{name}, points{part}"] = float(value)
+        found.update(difference_scores(f"{name}, points", a, b))
 
     clean = "typos 0"
     for counted, model in ((False, "MiniLM"), (True, "TF-IDF")):

@@ -7,6 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from plm_tutorial.evaluation import paired_bootstrap
+
 RUNS = Path("runs")
 
 
@@ -25,3 +29,9 @@ def kept(study: str, key: str, run: Callable[[], dict]) -> dict:
     part.write_text(json.dumps(result), encoding="utf-8")
     os.replace(part, path)
     return result
+
+
+def difference_scores(name: str, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """Return by how much a is better than b, (N,) values of the same texts, as a record keeps it: with its interval."""
+    ends = ("", ", low end of the 95 % interval", ", high end of the 95 % interval")
+    return {name + end: float(value) for end, value in zip(ends, paired_bootstrap(a, b), strict=True)}

@@ -25,13 +25,12 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 import torch
-from sweep import kept
+from sweep import difference_scores, kept
 
 from plm_tutorial.adaptation import LoraConfig, class_logits, count_parameters
 from plm_tutorial.baselines import Labelled, tfidf_classifier
 from plm_tutorial.batches import Batches, TextRows
 from plm_tutorial.embedding import embed
-from plm_tutorial.evaluation import paired_bootstrap
 from plm_tutorial.experiments.sentiment import labelled_reviews
 from plm_tutorial.experiments.transfer import (
     BY_GRADIENT,
@@ -320,10 +319,8 @@ def compare(results: dict[tuple, dict], size: int | None, a: str, b: str, of: st
         100 * np.mean([by_text(r[of]) for (method, n, _), r in results.items() if (method, n) == (one, size)], axis=0)
         for one in (a, b)
     ]
-    difference = paired_bootstrap(*right)
     where = f"{a} minus {b}, most labels, points" + (" on IMDb" if of == "elsewhere" else "")
-    parts = ("", ", low end of the 95 % interval", ", high end of the 95 % interval")
-    return {where + part: float(value) for part, value in zip(parts, difference, strict=True)}
+    return difference_scores(where, *right)
 
 
 def layer_table(study: Study, fine_tuned: list[dict]) -> list[dict]:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,33 @@ def ax():
 def words(ax) -> list[str]:
     """Return what is written into axes."""
     return [text.get_text() for text in ax.texts]
+
+
+@pytest.fixture
+def study_script(root, monkeypatch, tmp_path):
+    """Return a function that takes a study's name and returns its script as a function of its arguments.
+
+    Its runs and its record go to a folder of their own.
+    """
+    from plm_tutorial import records
+
+    def load(name: str):
+        monkeypatch.syspath_prepend(root / "benchmarks")
+        tokenizer = records.artifact_file("reviews_causal", "tokenizer.json")
+        monkeypatch.setattr("plm_tutorial.experiments.review_tokens._tokenizer_file", lambda: tokenizer)
+        monkeypatch.setattr(records, "artifacts", lambda: tmp_path / "artifacts")
+        script = runpy.run_path(str(root / "benchmarks" / f"{name}.py"))
+        monkeypatch.chdir(tmp_path)
+
+        def run(*arguments):
+            monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+            script["main"]()
+            return records.recorded(name)
+
+        run.script = script
+        return run
+
+    return load
 
 
 def recorded_or_skip(name: str):

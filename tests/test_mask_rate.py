@@ -1,12 +1,8 @@
 """The study of the mask rate: it runs at a tiny size, goes on where it was, and judges all models by the same rows."""
 
-import runpy
-import sys
-
 import pytest
 import torch
 
-from plm_tutorial import records
 from plm_tutorial.objectives import IGNORED
 from tests.conftest import recorded_or_skip
 
@@ -22,22 +18,9 @@ MEASURES = {
 
 
 @pytest.fixture
-def study(root, monkeypatch, tmp_path):
+def study(study_script):
     """Return the script as a function of its arguments; its runs and its record go to a folder of their own."""
-    monkeypatch.syspath_prepend(root / "benchmarks")
-    tokenizer = records.artifact_file("reviews_causal", "tokenizer.json")
-    monkeypatch.setattr("plm_tutorial.experiments.review_tokens._tokenizer_file", lambda: tokenizer)
-    monkeypatch.setattr(records, "artifacts", lambda: tmp_path / "artifacts")
-    script = runpy.run_path(str(root / "benchmarks" / "mask_rate.py"))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mask_rate.py", *arguments])
-        script["main"]()
-        return records.recorded("mask_rate")
-
-    run.script = script
-    return run
+    return study_script("mask_rate")
 
 
 def test_it_runs_and_records(study, capsys):

@@ -1,8 +1,5 @@
 """The study of recurrent networks and Transformers: it runs, goes on where it was, and its record follows from it."""
 
-import runpy
-import sys
-
 import numpy as np
 import pytest
 
@@ -11,22 +8,9 @@ from tests.conftest import recorded_or_skip
 
 
 @pytest.fixture
-def study(root, monkeypatch, tmp_path):
+def study(study_script):
     """Return the script as a function of its arguments; its runs and its record go to a folder of their own."""
-    monkeypatch.syspath_prepend(root / "benchmarks")
-    tokenizer = records.artifact_file("reviews_causal", "tokenizer.json")
-    monkeypatch.setattr("plm_tutorial.experiments.review_tokens._tokenizer_file", lambda: tokenizer)
-    monkeypatch.setattr(records, "artifacts", lambda: tmp_path / "artifacts")
-    script = runpy.run_path(str(root / "benchmarks" / "recurrent.py"))
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["recurrent.py", *arguments])
-        script["main"]()
-        return records.recorded("recurrent")
-
-    run.script = script
-    return run
+    return study_script("recurrent")
 
 
 def test_it_runs_and_records(study, capsys):

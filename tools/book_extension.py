@@ -11,8 +11,8 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -94,21 +94,22 @@ class Exercise:
     sentence: str  # its first, in Markdown
 
 
-def read_exercises(path: Path, docname: str) -> Iterator[Exercise]:
-    """Yield the exercises of a page's source, in their order."""
+@cache
+def read_exercises(path: Path, docname: str) -> list[Exercise]:
+    """Return the exercises of a page's source, in their order; a page is read once for all lists."""
     cells = nbformat.read(path, as_version=4).cells
     prose = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    for label, text in re.findall(
-        r"```\{exercise-start\}\n:label: (\S+)\n```\n+(.*?)```\{exercise-end", prose, re.DOTALL
-    ):
+    found = []
+    pattern = r"```\{exercise-start\}\n:label: (\S+)\n```\n+(.*?)```\{exercise-end"
+    for label, text in re.findall(pattern, prose, re.DOTALL):
         lead = re.match(r"\*(Warm-up|Open-ended)\.\*\s+", text)
         kind = lead.group(1).lower() if lead else "check"
         paragraph = text[lead.end() if lead else 0 :].split("\n\n")[0].replace("\n", " ")
         first = re.match(r".+?[.?!](?=\s|$)", paragraph)
         sentence = first.group() if first else paragraph.rstrip(": ")
-        yield Exercise(
-            docname, label, kind, re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", sentence)
-        )  # links are the page's own
+        sentence = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", sentence)  # links are the page's own
+        found.append(Exercise(docname, label, kind, sentence))
+    return found
 
 
 class ExercisesDirective(SphinxDirective):

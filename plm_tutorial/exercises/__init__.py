@@ -44,14 +44,19 @@ def expect_close(got: Any, wanted: float, call: str, reasons: Mapping[float, str
         raise Wrong(f"{call} gave {got:.4f}, expected {wanted:.4f}")
 
 
-def expect_number(got: Any, call: str) -> float:
-    """Return ``got`` as a float, or raise :class:`Wrong` if it is not one number: Python's, NumPy's or a tensor's."""
+def expect_number(got: Any, call: str, *, finite: bool = True) -> float:
+    """Return ``got`` as a float, or raise :class:`Wrong` if it is not one number: Python's, NumPy's or a tensor's.
+
+    A number that is not finite is wrong, too, unless ``finite`` is False; then the caller has more to say of it.
+    """
     shape = tuple(getattr(got, "shape", ()))
     expect(math.prod(shape) == 1, f"{call} gave an array of shape {shape}; expected one number")
     try:
-        return float(got.detach() if hasattr(got, "detach") else got)
+        value = float(got.detach() if hasattr(got, "detach") else got)
     except (TypeError, ValueError):
         raise Wrong(f"{call} gave a {type(got).__name__}; expected a number") from None
+    expect(math.isfinite(value) or not finite, f"{call} gave {value}; expected a finite number")
+    return value
 
 
 def expect_tensor(got: Any, shape: tuple[int, ...], call: str) -> Tensor:

@@ -57,6 +57,7 @@ RIGHT = [
 
 WRONG = [
     ("ex-cost-carbon", lambda s, w, g: s * w * g, "joules"),
+    ("ex-cost-carbon", lambda s, w, g: float("nan"), "gave nan"),
     ("ex-cost-carbon", lambda s, w, g: s / 3600 * w * g, "watt-hours"),
     ("ex-cost-carbon", lambda s, w, g: s * w / 3.6e9 * g, "kilograms"),
     ("ex-cost-carbon", lambda s, w, g: s * w / 3.6e6, "emits"),

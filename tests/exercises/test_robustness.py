@@ -115,6 +115,7 @@ WRONG = [
     ("ex-robustness-diluted", lambda a, s: s * a + (1 - s) / 2, "the part that is treated"),
     ("ex-robustness-diluted", lambda a, s: (1 - s) * a + s, "half of the time"),
     ("ex-robustness-diluted", lambda a, s: a - s, "expected"),
+    ("ex-robustness-diluted", lambda a, s: float("nan"), "gave nan"),
     ("ex-robustness-worst", best_group, "the best one"),
     ("ex-robustness-worst", fewest_right, "not the lowest share"),
     ("ex-robustness-worst", last_of_equals, "first in the alphabet"),
