@@ -11,6 +11,7 @@ from plm_tutorial.records import artifacts
 from plm_tutorial.retrieval import mean_reciprocal_rank, recall_at
 from plm_tutorial.runtime import file_sha256
 from plm_tutorial.spans import SpanRows, find_spans
+from plm_tutorial.text import split_hashes
 from tests.conftest import recorded_or_skip
 
 
@@ -20,7 +21,22 @@ def study():
 
 
 def test_it_was_made_of_the_files_that_are_here(study):
-    assert {file: file_sha256(artifacts() / file) for file in study.data} == study.data
+    files = {name: sha256 for name, sha256 in study.data.items() if not name.startswith("imdb/")}
+    assert len(files) == 3 and {file: file_sha256(artifacts() / file) for file in files} == files
+
+
+@pytest.mark.parametrize("name", ["questions", "book_reader"])
+def test_the_reader_learned_from_reviews_of_training_and_was_chosen_by_validation(name):
+    data = recorded_or_skip(name).data
+    splits = ("imdb/train", "imdb/validation")
+    assert {split: data[split] for split in splits} == split_hashes(*splits)
+    assert not any("test" in source for source in data)
+
+
+def test_the_adapter_is_that_of_its_run(study):
+    adapter, runs = recorded_or_skip("book_reader"), study.table("reader_runs")
+    run = runs[(runs.kind == "noisy") & (runs.seed == adapter.seeds[0])].iloc[0]
+    assert adapter.scores == {name: run[name] for name in adapter.scores} and len(adapter.scores) == 4
 
 
 def test_scores_of_retrieval_are_those_of_its_ranks(study):
